@@ -1,0 +1,5 @@
+/** All benches, in the order in which they run. */
+import type { Bench } from "./bench.ts";
+import { microBench } from "./micro.ts";
+
+export const BENCHES: readonly Bench[] = [microBench];

@@ -1,0 +1,93 @@
+/**
+ * The contract between a node and its driver. It is written once here and holds for every driver:
+ *
+ * - Offsets and lengths are bytes. The node has checked that a request lies inside `length()` and is a multiple of
+ *   `requestAlignment`, and has registered it with the tracker before the driver sees it.
+ * - Requests run side by side. The node orders those that must not meet (see docs/locking.md): an exclusive write
+ *   (allocating, zeroing, discarding) never runs beside another write of the same clusters. Reads may run beside
+ *   anything but a change of length or chain.
+ * - A completed write survives the process; a completed `flush` makes every write that completed before it survive
+ *   power loss. Metadata on disk never points at data that is not there.
+ * - Errors are BlockErrors: EIO for what the storage or the image's contents refuse, ENOSPC when it is full.
+ */
+import type { Co } from "@spindle/base";
+import type { ClusterMap } from "./cluster-map.ts";
+import type { Extent } from "./extent.ts";
+import type { IoVector } from "./io-vector.ts";
+
+export interface WriteFlags {
+  /** The write must be durable when it completes. */
+  readonly fua?: boolean;
+  /** For zeroes and discards: the space may be given back. */
+  readonly mayUnmap?: boolean;
+}
+
+export interface BlockDriver {
+  /** The driver's QMP name, such as `qcow2`. */
+  readonly name: string;
+  /** Requests are multiples of this: a power of two, 1 when any byte can be addressed. */
+  readonly requestAlignment: number;
+  /** A write beyond the end makes the disk longer, as it does with files. */
+  readonly growable?: boolean | undefined;
+  /** The unit of allocation: requests are tracked rounded to it. 1 for drivers that allocate nothing. */
+  readonly clusterSize: number;
+
+  /** The length of the disk as it is now. */
+  length(): number;
+  read(offset: number, vector: IoVector): Co<void>;
+  write(offset: number, vector: IoVector, flags: WriteFlags): Co<void>;
+  /**
+   * Whether a write of this range changes no metadata, so that it may run beside other writes of the same clusters.
+   * Drivers that allocate nothing leave it out: always.
+   */
+  writesInPlace?(offset: number, length: number): Co<boolean>;
+  /** Afterwards the range reads as zeros. */
+  writeZeroes(offset: number, length: number, flags: WriteFlags): Co<void>;
+  /** Gives the space back where it can. Afterwards the range reads as zeros or as before, but never as older data. */
+  discard(offset: number, length: number): Co<void>;
+  flush(): Co<void>;
+  /**
+   * What this layer alone says of the range: the first run of one kind, from `offset`, at most `length` long and never
+   * empty.
+   */
+  blockStatus(offset: number, length: number): Co<Extent>;
+  /** @throws {BlockError} ENOTSUP when the driver cannot change its length. */
+  truncate(length: number): Co<void>;
+  /** Flushes and gives up every resource. The last call. */
+  close(): Co<void>;
+
+  /** For images made of clusters: how others place data in them without writing metadata. */
+  readonly clusters?: ClusterMap;
+  /** Records another backing file in the image, durable when it ends; null for none. */
+  changeBackingFile?(backing: BackingFile | null): Co<void>;
+  /** What the image says of its backing file. */
+  readonly backingFile?: BackingFile | null;
+  /** Facts for `info`, with qemu-img's JSON keys. */
+  information?(): ImageInformation;
+  /**
+   * Options with which another thread of this process opens the same storage again, read-only; structured-cloneable.
+   * Without this method the driver's data can only be reached from this thread.
+   */
+  shareableOptions?(): Readonly<Record<string, unknown>>;
+  /** For files of the host: the process-wide descriptor at which `Extent.hostOffset` counts. */
+  readonly fileDescriptor?: number;
+  /** For files of the host: the name that tells this file from every other, so that a chain's cycles are seen. */
+  readonly identity?: string | undefined;
+}
+
+/** A backing file as an image names it. */
+export interface BackingFile {
+  readonly filename: string;
+  /** The format's QMP name, or null when the image does not say. */
+  readonly format: string | null;
+}
+
+/** The optional keys of `qemu-img info --output=json` that a driver knows. */
+export interface ImageInformation {
+  readonly "cluster-size"?: number;
+  readonly "dirty-flag"?: boolean;
+  readonly "actual-size"?: number;
+  readonly compressed?: boolean;
+  readonly encrypted?: boolean;
+  readonly "format-specific"?: { readonly type: string; readonly data: Readonly<Record<string, unknown>> };
+}

@@ -1,0 +1,26 @@
+export { type AioRequest, Backend, type BlockRequest, type Disk } from "./backend.ts";
+export { backingOf, type ChainExtent, chainOf, chainStatus, skipFilters } from "./chain.ts";
+export type { Allocation, ClusterMap, Mapping, MappingKind } from "./cluster-map.ts";
+export { type DescriptorIo, DiskPort, type DiskPortHandle } from "./disk-port.ts";
+export type { BackingFile, BlockDriver, ImageInformation, WriteFlags } from "./driver.ts";
+export type { Codecs, Environment } from "./environment.ts";
+export { type Extent, unallocatedExtent, zeroExtent } from "./extent.ts";
+export { copyOnReadFilter } from "./filters/copy-on-read.ts";
+export { delayFilter } from "./filters/delay.ts";
+export { faultFilter } from "./filters/fault.ts";
+export { FilterDriver } from "./filters/filter-driver.ts";
+export { throttleFilter } from "./filters/throttle.ts";
+export { type BackingPolicy, Graph, type GraphOptions } from "./graph.ts";
+export { IoVector } from "./io-vector.ts";
+export { BlockNode, type Children, type NodeOptions, type TrackedRange } from "./node.ts";
+export type { OptionRecord } from "./node-options.ts";
+export { PortServer } from "./port-server.ts";
+export {
+  type CreateOptions,
+  type DriverDefinition,
+  DriverRegistry,
+  type InFlightTickets,
+  type OpenRequest,
+  type OptionType,
+} from "./registry.ts";
+export { closeShared, describeShared, openShared, type SharedDescription } from "./shared-description.ts";

@@ -1,0 +1,159 @@
+/**
+ * Opens one tree of nodes for a graph: the node, its file, and the backing files that its options or the image itself
+ * name. Everything that was opened on the way is closed when a step fails.
+ */
+import { BlockError, type Co, isBlockError } from "@spindle/base";
+import type { BackingFile, BlockDriver } from "./driver.ts";
+import type { Graph } from "./graph.ts";
+import { IoVector } from "./io-vector.ts";
+import { BlockNode, type Children } from "./node.ts";
+import { checkOptions, type NodeOptionValues, type OptionRecord } from "./node-options.ts";
+import type { DriverDefinition, InFlightTickets } from "./registry.ts";
+
+/** Longer chains are refused: a host may show one file under many identities. */
+const CHAIN_DEPTH_MAX = 200;
+
+/** Bytes of an image that format probing looks at. */
+const PROBE_BYTES = 512;
+
+/** For nodes without a tracker: nothing is ever in flight beside the request that asks. */
+const NOTHING_IN_FLIGHT: InFlightTickets = { ticket: () => 0, oldestTicket: () => Number.POSITIVE_INFINITY };
+
+/** What is handed down while a tree is opened. */
+interface Scope {
+  /** The file name of the image that the user named; null until it is known. */
+  readonly root: string | null;
+  /** Identities of the images above in the chain. */
+  readonly above: readonly string[];
+  readonly depth: number;
+  readonly readOnly: boolean;
+  /** The parent is the only user and orders its own requests, so that nothing need be tracked. */
+  readonly inline: boolean;
+}
+
+const TOP: Scope = { root: null, above: [], depth: 0, readOnly: false, inline: false };
+
+export class NodeOpener {
+  readonly #graph: Graph;
+
+  constructor(graph: Graph) {
+    this.#graph = graph;
+  }
+
+  open(options: OptionRecord): Co<BlockNode> {
+    return this.#open(options, TOP);
+  }
+
+  /** Opens an image by its file name; probes the format when none is given. */
+  *openImage(filename: string, format: string | undefined, readOnly: boolean): Co<BlockNode> {
+    const scope: Scope = { ...TOP, root: filename, readOnly, inline: true };
+    const file = yield* this.#open({ driver: "file", filename }, scope);
+    try {
+      const driver = format ?? (yield* this.#probe(file));
+      return yield* this.#open({ driver, file: file.name }, { ...scope, inline: false });
+    } catch (error) {
+      yield* this.#graph.closeUnused(file);
+      throw error;
+    }
+  }
+
+  *#open(options: OptionRecord, scope: Scope): Co<BlockNode> {
+    const definition = this.#definition(options);
+    const values = checkOptions(definition, options);
+    const name = this.#graph.claimName(values.nodeName);
+    const inner: Scope = { ...scope, readOnly: values.readOnly ?? scope.readOnly };
+    const children: Children = { file: null, backing: null };
+    let driver: BlockDriver | undefined;
+    try {
+      if (definition.kind !== "protocol") children.file = yield* this.#openFile(values, inner);
+      const tracker = inner.readOnly || inner.inline ? null : this.#graph.createTracker();
+      const { readOnly } = inner;
+      const { environment } = this.#graph;
+      const inFlight = tracker ?? NOTHING_IN_FLIGHT;
+      driver = yield* definition.open({
+        nodeName: name,
+        options: values.own,
+        children,
+        readOnly,
+        environment,
+        inFlight,
+      });
+      const filename = children.file?.filename ?? (values.own["filename"] as string | undefined) ?? null;
+      const filter = definition.kind === "filter";
+      const node = new BlockNode({ name, driver, children, readOnly, tracker, filter, filename });
+      if (definition.supportsBacking === true) children.backing = yield* this.#openBacking(node, values, inner);
+      this.#graph.adopt(node);
+      return node;
+    } catch (error) {
+      if (driver !== undefined) yield* driver.close();
+      if (children.file !== null) yield* this.#graph.release(children.file);
+      throw error;
+    }
+  }
+
+  #definition(options: OptionRecord): DriverDefinition {
+    const { driver } = options;
+    if (driver === undefined) throw new BlockError("EINVAL", "Parameter 'driver' is missing");
+    if (typeof driver !== "string")
+      throw new BlockError("EINVAL", "Invalid parameter type for 'driver', expected: string");
+    return this.#graph.registry.get(driver);
+  }
+
+  *#openFile(values: NodeOptionValues, scope: Scope): Co<BlockNode> {
+    const { file } = values;
+    if (file === undefined) throw new BlockError("EINVAL", 'A block device must be specified for "file"');
+    return yield* this.#child(file, { ...scope, inline: true });
+  }
+
+  /** A child by reference or by options, with one more user. */
+  *#child(child: string | OptionRecord, scope: Scope): Co<BlockNode> {
+    const node = typeof child === "string" ? this.#graph.lookup(child) : yield* this.#open(child, scope);
+    node.parents += 1;
+    return node;
+  }
+
+  *#openBacking(node: BlockNode, values: NodeOptionValues, scope: Scope): Co<BlockNode | null> {
+    const named = node.driver.backingFile ?? null;
+    if (values.backing === null || (values.backing === undefined && named === null)) return null;
+    const identity = node.children.file?.driver.identity;
+    const above = identity === undefined ? scope.above : [...scope.above, identity];
+    const inner: Scope = { ...scope, root: scope.root ?? node.filename, readOnly: true, depth: scope.depth + 1, above };
+    if (inner.depth > CHAIN_DEPTH_MAX)
+      throw new BlockError("EINVAL", `the backing chain is deeper than ${CHAIN_DEPTH_MAX} images`, { node: node.name });
+    if (values.backing !== undefined) return yield* this.#child(values.backing, { ...inner, inline: false });
+    return yield* this.#openNamed(node, named as BackingFile, inner);
+  }
+
+  /** Opens the backing file that the image itself names, as far as the policy allows. */
+  *#openNamed(node: BlockNode, backing: BackingFile, scope: Scope): Co<BlockNode> {
+    try {
+      const image = node.filename;
+      if (image === null) throw new BlockError("EACCES", `node '${node.name}' has no file name to resolve it by`);
+      const filename = yield* this.#graph.backingPolicy.resolve(image, backing, scope.root ?? image);
+      const file = yield* this.#open({ driver: "file", filename }, { ...scope, inline: true });
+      try {
+        return yield* this.#openOver(file, backing, filename, scope);
+      } catch (error) {
+        yield* this.#graph.closeUnused(file);
+        throw error;
+      }
+    } catch (error) {
+      if (!isBlockError(error) || error.message.startsWith("Could not open backing file")) throw error;
+      throw new BlockError(error.code, `Could not open backing file: ${error.message}`, error.context, error);
+    }
+  }
+
+  *#openOver(file: BlockNode, backing: BackingFile, filename: string, scope: Scope): Co<BlockNode> {
+    const { identity } = file.driver;
+    if (identity !== undefined && scope.above.includes(identity))
+      throw new BlockError("EINVAL", `Backing file '${filename}' creates an infinite loop.`, { path: filename });
+    const driver = backing.format ?? (yield* this.#probe(file));
+    return yield* this.#child({ driver, file: file.name }, { ...scope, inline: false });
+  }
+
+  *#probe(file: BlockNode): Co<string> {
+    const head = new Uint8Array(Math.min(PROBE_BYTES, file.length));
+    yield* file.read(0, IoVector.of(head));
+    return this.#graph.registry.probe(head);
+  }
+}

@@ -1,0 +1,72 @@
+/** Checks the options of one node, as `blockdev-add` takes them, and sorts the common ones from the driver's own. */
+import { BlockError } from "@spindle/base";
+import type { DriverDefinition, OptionType } from "./registry.ts";
+
+export type OptionRecord = Readonly<Record<string, unknown>>;
+
+export interface NodeOptionValues {
+  readonly nodeName: string | undefined;
+  readonly readOnly: boolean | undefined;
+  /** A node's name or the options of a node to open. */
+  readonly file: string | OptionRecord | undefined;
+  /** The same; null for explicitly none, undefined for what the image says. */
+  readonly backing: string | OptionRecord | null | undefined;
+  readonly own: OptionRecord;
+}
+
+/** Names that QEMU accepts as node names. */
+const WELL_FORMED_NAME = /^[a-zA-Z][a-zA-Z0-9._-]{0,30}$/;
+
+/** @throws {BlockError} EINVAL with QEMU's text when an option is unknown or of the wrong type. */
+export function checkOptions(definition: DriverDefinition, options: OptionRecord): NodeOptionValues {
+  const own: Record<string, unknown> = {};
+  for (const [key, value] of Object.entries(options)) {
+    if (isCommonOption(key, definition)) continue;
+    const type = Object.hasOwn(definition.options, key) ? definition.options[key] : undefined;
+    if (type === undefined) throw new BlockError("EINVAL", `Parameter '${key}' is unexpected`);
+    expectType(key, value, type);
+    own[key] = value;
+  }
+  const nodeName = optional(options, "node-name", "string") as string | undefined;
+  if (nodeName !== undefined && !WELL_FORMED_NAME.test(nodeName))
+    throw new BlockError("EINVAL", `Invalid node-name: '${nodeName}'`);
+  return {
+    nodeName,
+    readOnly: optional(options, "read-only", "boolean") as boolean | undefined,
+    file: child(options, "file") as string | OptionRecord | undefined,
+    backing: options["backing"] === null ? null : child(options, "backing"),
+    own,
+  };
+}
+
+function isCommonOption(key: string, definition: DriverDefinition): boolean {
+  if (key === "driver" || key === "node-name" || key === "read-only") return true;
+  if (key === "file") return definition.kind !== "protocol";
+  return key === "backing" && definition.supportsBacking === true;
+}
+
+function optional(options: OptionRecord, key: string, type: OptionType): unknown {
+  const value = options[key];
+  if (value !== undefined) expectType(key, value, type);
+  return value;
+}
+
+function child(options: OptionRecord, key: string): string | OptionRecord | undefined {
+  const value = options[key];
+  if (value === undefined || typeof value === "string") return value;
+  expectType(key, value, "object");
+  return value as OptionRecord;
+}
+
+const QAPI_TYPE_NAMES: Readonly<Record<OptionType, string>> = {
+  string: "string",
+  number: "integer",
+  boolean: "boolean",
+  object: "object",
+};
+
+function expectType(key: string, value: unknown, type: OptionType): void {
+  const matches = type === "number" ? Number.isSafeInteger(value) : typeof value === type && value !== null;
+  if (!matches)
+    throw new BlockError("EINVAL", `Invalid parameter type for '${key}', expected: ${QAPI_TYPE_NAMES[type]}`);
+}

@@ -1,0 +1,313 @@
+/**
+ * A node of the block graph: a driver, its children, and the tracker that knows every request in flight. All requests,
+ * from a guest, a job or another node, pass through here; what they may meet is decided here and nowhere else.
+ */
+import { alignDown, alignUp, assert, BlockError, type Co } from "@spindle/base";
+import { LockKind, type RangeLock } from "@spindle/shared-memory";
+import type { BlockDriver, WriteFlags } from "./driver.ts";
+import type { Extent } from "./extent.ts";
+import { IoVector } from "./io-vector.ts";
+import type { MappingCache } from "./mapping-cache.ts";
+
+/** The nodes below a node. A format reads its own image from `file` and what it has not from `backing`. */
+export interface Children {
+  file: BlockNode | null;
+  backing: BlockNode | null;
+}
+
+export interface NodeOptions {
+  readonly name: string;
+  readonly driver: BlockDriver;
+  readonly children: Children;
+  readonly readOnly: boolean;
+  /** Tracks the requests of this node; null for nodes that only one parent uses, which orders its own requests. */
+  readonly tracker: RangeLock | null;
+  /** Whether the driver passes requests through to `file` and has no content of its own. */
+  readonly filter?: boolean;
+  /** The image's file name, as it was given or resolved. */
+  readonly filename?: string | null;
+}
+
+/** A range that a request holds in the tracker. */
+export interface TrackedRange {
+  readonly offset: number;
+  readonly length: number;
+  release(): void;
+}
+
+/** The slot of a request that no tracker knows. */
+const UNTRACKED = -1;
+
+/** The end of a range that covers every disk. */
+const WHOLE_DISK = Number.MAX_SAFE_INTEGER;
+
+export class BlockNode {
+  readonly name: string;
+  readonly driver: BlockDriver;
+  readonly children: Children;
+  readonly readOnly: boolean;
+  readonly filter: boolean;
+  readonly tracker: RangeLock | null;
+  readonly filename: string | null;
+  /** Why the node may not be changed or removed now, such as `block device is in use by block job: stream`. */
+  busyReason: string | null = null;
+  /** Nodes and backends that use this one; a node in use is not removed. */
+  parents = 0;
+  /** Where data movers on other threads find clusters; set while there are any. */
+  mappingCache: MappingCache | null = null;
+  #inFlight = 0;
+
+  constructor(options: NodeOptions) {
+    this.name = options.name;
+    this.driver = options.driver;
+    this.children = options.children;
+    this.readOnly = options.readOnly;
+    this.filter = options.filter === true;
+    this.tracker = options.tracker;
+    this.filename = options.filename ?? null;
+  }
+
+  /** The length of the disk in bytes. */
+  get length(): number {
+    return this.driver.length();
+  }
+
+  /** Requests are tracked rounded to this many bytes. */
+  get trackingUnit(): number {
+    return Math.max(this.driver.clusterSize, this.driver.requestAlignment);
+  }
+
+  /**
+   * Registers a range, rounded out to clusters, and waits for what it may not meet.
+   * Release it exactly once.
+   */
+  *track(kind: LockKind, offset: number, length: number, canceled?: () => boolean): Co<TrackedRange> {
+    const start = alignDown(offset, this.trackingUnit);
+    const end = alignUp(offset + length, this.trackingUnit);
+    this.#inFlight += 1;
+    try {
+      const slot = this.tracker === null ? UNTRACKED : yield* this.tracker.acquire(kind, start, end, canceled);
+      return new NodeRange(this, kind, slot, start, end - start);
+    } catch (error) {
+      this.#inFlight -= 1;
+      throw error;
+    }
+  }
+
+  /** The same without waiting; null when something is in the way. */
+  tryTrack(kind: LockKind, offset: number, length: number): TrackedRange | null {
+    const start = alignDown(offset, this.trackingUnit);
+    const end = alignUp(offset + length, this.trackingUnit);
+    const slot = this.tracker === null ? UNTRACKED : this.tracker.tryAcquire(kind, start, end);
+    if (this.tracker !== null && slot < 0) return null;
+    this.#inFlight += 1;
+    return new NodeRange(this, kind, slot, start, end - start);
+  }
+
+  /** Requests of this thread that are in flight on this node. */
+  get requestsInFlight(): number {
+    return this.#inFlight;
+  }
+
+  /** Ends a tracked request; {@link TrackedRange.release} calls it. */
+  untrack(kind: LockKind, slot: number, offset: number, length: number): void {
+    this.#inFlight -= 1;
+    // Whoever held clusters exclusively may have moved them. Forgetting them while they are still held means that
+    // nobody finds the old place after the request has ended.
+    if (kind >= LockKind.exclusiveWrite) this.mappingCache?.invalidate(offset, length);
+    if (slot !== UNTRACKED) this.tracker?.release(slot);
+  }
+
+  /** Reads `vector.length` bytes at `offset`. */
+  *read(offset: number, vector: IoVector, canceled?: () => boolean): Co<void> {
+    this.#checkRange("read", offset, vector.length);
+    if (vector.length === 0) return;
+    const range = yield* this.track(LockKind.read, offset, vector.length, canceled);
+    try {
+      yield* this.#alignedRead(offset, vector);
+    } finally {
+      range.release();
+    }
+  }
+
+  /** Writes the vector's bytes at `offset`. */
+  *write(offset: number, vector: IoVector, flags: WriteFlags = {}, canceled?: () => boolean): Co<void> {
+    this.#checkWritable("write", offset, vector.length);
+    if (vector.length === 0) {
+      if (flags.fua === true) yield* this.flush();
+      return;
+    }
+    if (!(yield* this.#writeShared(offset, vector, flags, canceled)))
+      yield* this.#writeExclusive(offset, vector, flags, canceled);
+    if (flags.fua === true) yield* this.flush();
+  }
+
+  /** Makes a range read as zeros. */
+  *writeZeroes(offset: number, length: number, flags: WriteFlags = {}, canceled?: () => boolean): Co<void> {
+    this.#checkWritable("write zeroes", offset, length);
+    if (length > 0) {
+      const range = yield* this.track(LockKind.exclusiveWrite, offset, length, canceled);
+      try {
+        yield* this.#alignedZeroes(offset, length, flags);
+      } finally {
+        range.release();
+      }
+    }
+    if (flags.fua === true) yield* this.flush();
+  }
+
+  /** Gives the space of a range back where the driver can; part units at the ends are left as they are. */
+  *discard(offset: number, length: number, canceled?: () => boolean): Co<void> {
+    this.#checkWritable("discard", offset, length);
+    const unit = this.driver.requestAlignment;
+    const start = alignUp(offset, unit);
+    const end = offset + length === this.length ? this.length : alignDown(offset + length, unit);
+    if (end <= start) return;
+    const range = yield* this.track(LockKind.exclusiveWrite, start, end - start, canceled);
+    try {
+      yield* this.driver.discard(start, end - start);
+    } finally {
+      range.release();
+    }
+  }
+
+  /** Makes every write that completed before this call durable. */
+  *flush(): Co<void> {
+    this.#inFlight += 1;
+    try {
+      yield* this.driver.flush();
+    } finally {
+      this.#inFlight -= 1;
+    }
+  }
+
+  /** What this layer alone says of a range; see {@link BlockDriver.blockStatus}. */
+  *blockStatus(offset: number, length: number): Co<Extent> {
+    this.#checkRange("block status", offset, length);
+    assert(length > 0, "block status of nothing");
+    const extent = yield* this.driver.blockStatus(offset, length);
+    // A protocol driver does not know its node: its host offsets count in this one.
+    return extent.hostOffset === undefined || extent.file !== undefined ? extent : { ...extent, file: this };
+  }
+
+  /** Changes the length while no other request is in flight. */
+  *truncate(length: number): Co<void> {
+    if (this.readOnly) throw this.#error("EROFS", "Block node is read-only", "truncate", 0, length);
+    yield* this.exclusively(() => this.driver.truncate(length));
+  }
+
+  /**
+   * Runs `change` while nothing else is in flight on this node: waits for all requests, and holds new ones back.
+   * This is what QEMU calls a drained section.
+   */
+  *exclusively<T>(change: () => Co<T>): Co<T> {
+    this.#inFlight += 1;
+    const slot = this.tracker === null ? UNTRACKED : yield* this.tracker.acquire(LockKind.change, 0, WHOLE_DISK);
+    try {
+      return yield* change();
+    } finally {
+      this.untrack(LockKind.change, slot, 0, WHOLE_DISK);
+    }
+  }
+
+  /** @returns false when the write changes metadata and needs the clusters for itself. */
+  *#writeShared(offset: number, vector: IoVector, flags: WriteFlags, canceled?: () => boolean): Co<boolean> {
+    const unit = this.driver.requestAlignment;
+    if (offset % unit !== 0 || vector.length % unit !== 0) return false;
+    const range = yield* this.track(LockKind.write, offset, vector.length, canceled);
+    try {
+      if (this.driver.writesInPlace !== undefined) {
+        if (!(yield* this.driver.writesInPlace(offset, vector.length))) return false;
+      }
+      yield* this.driver.write(offset, vector, flags);
+      return true;
+    } finally {
+      range.release();
+    }
+  }
+
+  *#writeExclusive(offset: number, vector: IoVector, flags: WriteFlags, canceled?: () => boolean): Co<void> {
+    const range = yield* this.track(LockKind.exclusiveWrite, offset, vector.length, canceled);
+    try {
+      const padded = yield* this.#pad(offset, vector);
+      yield* this.driver.write(padded.offset, padded.vector, flags);
+    } finally {
+      range.release();
+    }
+  }
+
+  *#alignedRead(offset: number, vector: IoVector): Co<void> {
+    const unit = this.driver.requestAlignment;
+    if (unit === 1 || (offset % unit === 0 && vector.length % unit === 0)) {
+      yield* this.driver.read(offset, vector);
+      return;
+    }
+    const start = alignDown(offset, unit);
+    const bounce = new Uint8Array(alignUp(offset + vector.length, unit) - start);
+    yield* this.driver.read(start, IoVector.of(bounce));
+    vector.copyFrom(bounce.subarray(offset - start));
+  }
+
+  *#alignedZeroes(offset: number, length: number, flags: WriteFlags): Co<void> {
+    const unit = this.driver.requestAlignment;
+    const head = Math.min(alignUp(offset, unit) - offset, length);
+    const tail = (offset + length - head) % unit;
+    if (head > 0) yield* this.#writePadded(offset, head, flags);
+    const middle = length - head - tail;
+    if (middle > 0) yield* this.driver.writeZeroes(offset + head, middle, flags);
+    if (tail > 0) yield* this.#writePadded(offset + length - tail, tail, flags);
+  }
+
+  *#writePadded(offset: number, length: number, flags: WriteFlags): Co<void> {
+    const padded = yield* this.#pad(offset, IoVector.of(new Uint8Array(length)));
+    yield* this.driver.write(padded.offset, padded.vector, flags);
+  }
+
+  /** Read-modify-write: adds the bytes that the driver's unit needs before and behind the vector. */
+  *#pad(offset: number, vector: IoVector): Co<{ offset: number; vector: IoVector }> {
+    const unit = this.driver.requestAlignment;
+    const start = alignDown(offset, unit);
+    const end = alignUp(offset + vector.length, unit);
+    if (start === offset && end === offset + vector.length) return { offset, vector };
+    const head = new Uint8Array(offset - start);
+    const tail = new Uint8Array(end - offset - vector.length);
+    if (head.length > 0) yield* this.#alignedRead(start, IoVector.of(head));
+    if (tail.length > 0) yield* this.#alignedRead(end - tail.length, IoVector.of(tail));
+    return { offset: start, vector: new IoVector([head, ...vector.buffers, tail].filter((part) => part.length > 0)) };
+  }
+
+  #checkWritable(operation: string, offset: number, length: number): void {
+    if (this.readOnly) throw this.#error("EROFS", "Block node is read-only", operation, offset, length);
+    this.#checkRange(operation, offset, length, this.driver.growable === true);
+  }
+
+  #checkRange(operation: string, offset: number, length: number, mayGrow = false): void {
+    const valid = Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0;
+    if (valid && (offset + length <= this.length || (mayGrow && offset + length <= Number.MAX_SAFE_INTEGER))) return;
+    throw this.#error("EINVAL", `${operation} beyond the end of '${this.name}'`, operation, offset, length);
+  }
+
+  #error(code: "EROFS" | "EINVAL", message: string, operation: string, offset: number, length: number): BlockError {
+    return new BlockError(code, message, { node: this.name, operation, offset, length });
+  }
+}
+
+class NodeRange implements TrackedRange {
+  readonly #node: BlockNode;
+  readonly #kind: LockKind;
+  readonly #slot: number;
+  readonly offset: number;
+  readonly length: number;
+
+  constructor(node: BlockNode, kind: LockKind, slot: number, offset: number, length: number) {
+    this.#node = node;
+    this.#kind = kind;
+    this.#slot = slot;
+    this.offset = offset;
+    this.length = length;
+  }
+
+  release(): void {
+    this.#node.untrack(this.#kind, this.#slot, this.offset, this.length);
+  }
+}

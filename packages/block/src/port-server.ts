@@ -1,0 +1,177 @@
+/**
+ * The owner's end of disk ports: does the requests that ports hand over, and notes in the mapping cache where the
+ * clusters stand, so that the next request of the kind need not come.
+ */
+import { alignDown, alignUp, assert, type Co, isBlockError, until } from "@spindle/base";
+import { LockKind, type RangeLockHandle, type Thread } from "@spindle/shared-memory";
+import { chainStatus } from "./chain.ts";
+import type { DiskPortHandle } from "./disk-port.ts";
+import { IoVector } from "./io-vector.ts";
+import { MappingCache, ZERO_PLACE } from "./mapping-cache.ts";
+import type { BlockNode } from "./node.ts";
+import { FLAG_FUA, FLAG_MAY_UNMAP, PORT_ERRNOS, PortChannel, PortOperation } from "./port-channel.ts";
+
+/** Bytes of the disk that one entry of the mapping cache covers when the image has no clusters. */
+const PLAIN_UNIT = 64 * 1024;
+
+/** Entries that one look at the mapping fills at most. */
+const FILL_UNITS_MAX = 64;
+
+const EIO_INDEX = PORT_ERRNOS.indexOf("EIO");
+
+/** Starts coroutines on the owner's thread. */
+export interface Spawner {
+  spawn(co: Co<void>, settled: (error: unknown) => void): void;
+}
+
+export class PortServer {
+  readonly #node: BlockNode;
+  readonly #thread: Thread;
+  readonly #runner: Spawner;
+  readonly #mapping: MappingCache;
+  readonly #tracker: RangeLockHandle;
+  #closed = false;
+  #serving = 0;
+
+  /**
+   * @param node a writable node, or one whose tracker was made all the same
+   * @param tracker the handle of the node's tracker
+   * @param thread the owner's thread
+   */
+  constructor(node: BlockNode, tracker: RangeLockHandle, thread: Thread, runner: Spawner) {
+    assert(node.mappingCache === null, "a node has one port server");
+    this.#node = node;
+    this.#tracker = tracker;
+    this.#thread = thread;
+    this.#runner = runner;
+    const unit = node.trackingUnit > 1 ? node.trackingUnit : PLAIN_UNIT;
+    this.#mapping = new MappingCache(MappingCache.create(unit));
+    node.mappingCache = this.#mapping;
+    node.parents += 1;
+  }
+
+  /** Makes a port for another thread, and serves it until {@link close}. */
+  open(): DiskPortHandle {
+    const handle = PortChannel.create();
+    const channel = new PortChannel(handle);
+    this.#serving += 1;
+    this.#runner.spawn(this.#serve(channel), (error) => {
+      assert(error === undefined, `a port's server ended: ${String(error)}`);
+      this.#serving -= 1;
+    });
+    return {
+      channel: handle,
+      tracker: this.#tracker,
+      mapping: this.#mapping.handle,
+      ownerThread: this.#thread.index,
+      length: this.#node.length,
+      readOnly: this.#node.readOnly,
+      trackingUnit: this.#node.trackingUnit,
+    };
+  }
+
+  /** Stops serving. The threads behind the ports have stopped using them. */
+  *close(): Co<void> {
+    this.#closed = true;
+    this.#thread.ring();
+    yield* until(() => this.#serving === 0);
+    this.#node.mappingCache = null;
+    this.#node.parents -= 1;
+  }
+
+  *#serve(channel: PortChannel): Co<void> {
+    const record = new Float64Array(5);
+    while (!this.#closed) {
+      while (channel.requests.pop(record)) {
+        const [slot, operation, offset, length, flags] = record as unknown as [
+          number,
+          PortOperation,
+          number,
+          number,
+          number,
+        ];
+        this.#serving += 1;
+        const carriesData = operation === PortOperation.read || operation === PortOperation.write;
+        const data = channel.data(slot, carriesData ? length : 0);
+        this.#runner.spawn(this.#execute(operation, offset, length, flags, data), (error) => {
+          this.#serving -= 1;
+          channel.replies.push([slot, errorIndex(error)]);
+          this.#thread.table.ring(channel.clientThread);
+        });
+      }
+      yield* until(() => this.#closed || channel.requests.length > 0);
+    }
+  }
+
+  *#execute(operation: PortOperation, offset: number, length: number, flags: number, data: Uint8Array): Co<void> {
+    const node = this.#node;
+    const writeFlags = { mayUnmap: (flags & FLAG_MAY_UNMAP) !== 0, fua: (flags & FLAG_FUA) !== 0 };
+    switch (operation) {
+      case PortOperation.read:
+        yield* node.read(offset, IoVector.of(data));
+        return yield* this.#fill(offset, length);
+      case PortOperation.write:
+        yield* node.write(offset, IoVector.of(data), writeFlags);
+        return yield* this.#fill(offset, length);
+      case PortOperation.writeZeroes:
+        return yield* node.writeZeroes(offset, length, writeFlags);
+      case PortOperation.discard:
+        return yield* node.discard(offset, length);
+      default:
+        return yield* node.flush();
+    }
+  }
+
+  /**
+   * Notes where the units of a range stand. A write range over them keeps everybody away who could move them; when one
+   * is there already, nothing is noted.
+   */
+  *#fill(offset: number, length: number): Co<void> {
+    const { unit } = this.#mapping;
+    const start = alignDown(offset, unit);
+    const wanted = Math.max(alignUp(offset + length, unit) - start, unit * FILL_UNITS_MAX);
+    const ahead = Math.min(start + wanted, alignDown(this.#node.length, unit)) - start;
+    if (ahead <= 0) return;
+    const range =
+      this.#node.tryTrack(LockKind.write, start, ahead) ?? this.#node.tryTrack(LockKind.write, offset, length);
+    if (range === null) return;
+    try {
+      yield* this.#fillTracked(alignUp(range.offset, unit), alignDown(range.offset + range.length, unit));
+    } finally {
+      range.release();
+    }
+  }
+
+  *#fillTracked(start: number, end: number): Co<void> {
+    const { unit } = this.#mapping;
+    for (let offset = start; offset < end; ) {
+      const extent = yield* chainStatus(this.#node, null, offset, end - offset);
+      const whole = alignDown(extent.length, unit);
+      const descriptor = extent.file?.driver.fileDescriptor;
+      const plain = extent.hostOffset !== undefined && descriptor !== undefined;
+      // A filter has a say in every request: nothing may go around it.
+      if ((plain || extent.zero) && !extent.filtered) {
+        const inPlace = extent.depth === 0 && plain && whole > 0 && !this.#node.readOnly;
+        const writable = inPlace && (yield* this.#writesInPlace(offset, whole));
+        for (let at = 0; at < whole; at += unit)
+          this.#mapping.set((offset + at) / unit, {
+            descriptor: plain ? descriptor : ZERO_PLACE,
+            hostOffset: plain ? (extent.hostOffset as number) + at : 0,
+            writable,
+          });
+      }
+      offset += Math.max(whole, unit);
+    }
+  }
+
+  *#writesInPlace(offset: number, length: number): Co<boolean> {
+    const { driver } = this.#node;
+    return driver.writesInPlace === undefined || (yield* driver.writesInPlace(offset, length));
+  }
+}
+
+function errorIndex(error: unknown): number {
+  if (error === undefined) return 0;
+  const index = isBlockError(error) ? PORT_ERRNOS.indexOf(error.code) : -1;
+  return index > 0 ? index : EIO_INDEX;
+}

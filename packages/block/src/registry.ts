@@ -1,0 +1,81 @@
+/** The drivers that a graph can open, by their QMP names. Hosts register their own beside the formats. */
+import { BlockError, type Co } from "@spindle/base";
+import type { BackingFile, BlockDriver } from "./driver.ts";
+import type { Environment } from "./environment.ts";
+import type { BlockNode, Children } from "./node.ts";
+
+export type OptionType = "string" | "number" | "boolean" | "object";
+
+/** What tells a driver when a cluster that it freed may be reused; a node's range lock satisfies it. */
+export interface InFlightTickets {
+  /** The ticket of the newest request. */
+  ticket(): number;
+  /** The smallest ticket of a request in flight; Infinity when there is none. */
+  oldestTicket(): number;
+}
+
+export interface OpenRequest {
+  readonly nodeName: string;
+  /** The driver's own options, already checked against `DriverDefinition.options`. */
+  readonly options: Readonly<Record<string, unknown>>;
+  readonly children: Children;
+  readonly readOnly: boolean;
+  readonly environment: Environment;
+  readonly inFlight: InFlightTickets;
+}
+
+export interface CreateOptions {
+  /** Bytes. */
+  readonly size: number;
+  readonly backing?: BackingFile;
+  /** The format's own options, with qemu-img's keys and texts, such as `cluster_size: "64k"`. */
+  readonly options: Readonly<Record<string, string>>;
+}
+
+export interface DriverDefinition {
+  readonly name: string;
+  /** Protocols reach storage, formats give bytes a structure, filters pass requests through. */
+  readonly kind: "protocol" | "format" | "filter";
+  /** The driver's own options, beside those that every node takes. */
+  readonly options: Readonly<Record<string, OptionType>>;
+  /** Whether images of this format may have a backing file. */
+  readonly supportsBacking?: boolean;
+  open(request: OpenRequest): Co<BlockDriver>;
+  /** How surely an image that begins with these bytes is of this format: 0 (not) to 100. */
+  probe?(head: Uint8Array): number;
+  /** Lays out an empty image in an empty file. */
+  create?(file: BlockNode, options: CreateOptions, environment: Environment): Co<void>;
+}
+
+export class DriverRegistry {
+  readonly #definitions: Map<string, DriverDefinition> = new Map();
+
+  constructor(definitions: readonly DriverDefinition[]) {
+    for (const definition of definitions) this.#definitions.set(definition.name, definition);
+  }
+
+  /** @throws {BlockError} EINVAL when there is no such driver; the text is QEMU's. */
+  get(name: string): DriverDefinition {
+    const definition = this.#definitions.get(name);
+    if (definition === undefined) throw new BlockError("EINVAL", `Unknown driver '${name}'`);
+    return definition;
+  }
+
+  names(): string[] {
+    return [...this.#definitions.keys()].sort();
+  }
+
+  /** The format that an image's first bytes look like; `raw` when they look like none. */
+  probe(head: Uint8Array): string {
+    let best = "raw";
+    let bestScore = 0;
+    for (const definition of this.#definitions.values()) {
+      const score = definition.probe?.(head) ?? 0;
+      if (score > bestScore) {
+        best = definition.name;
+        bestScore = score;
+      }
+    }
+    return best;
+  }
+}

@@ -1,0 +1,84 @@
+/**
+ * Decompression for compressed clusters. The output's length is known beforehand and is a hard limit: whatever a hostile
+ * image says, no more memory is taken and nothing but a BlockError comes out.
+ */
+import * as zlib from "node:zlib";
+import { BlockError } from "@spindle/base";
+import type { Codecs } from "@spindle/block";
+import { Decompress } from "fzstd";
+
+type DecompressSync = (input: Uint8Array, options: { maxOutputLength: number }) => Uint8Array;
+
+/** zlib's zstd, which Node has from 22.15 on; the oldest Node that is supported has not. */
+const zstdDecompressSync = (zlib as { zstdDecompressSync?: DecompressSync }).zstdDecompressSync;
+
+/** The codecs with zstd in JavaScript: what {@link nodeCodecs} is where zlib has no zstd. */
+export const portableCodecs: Codecs = {
+  inflateRaw: (input, output) => decompress("deflate", zlib.inflateRawSync, input, output),
+  decompressZstd: decompressZstdPortably,
+};
+
+export const nodeCodecs: Codecs =
+  zstdDecompressSync === undefined
+    ? portableCodecs
+    : {
+        inflateRaw: portableCodecs.inflateRaw,
+        decompressZstd: (input, output) => decompress("zstd", zstdDecompressSync, input, output),
+      };
+
+function decompress(codec: string, call: DecompressSync, input: Uint8Array, output: Uint8Array): void {
+  let bytes: Uint8Array;
+  try {
+    bytes = call(input, { maxOutputLength: Math.max(1, output.length) });
+  } catch (error) {
+    throw malformed(codec, input, output, error);
+  }
+  if (bytes.length !== output.length) throw malformed(codec, input, output);
+  output.set(bytes);
+}
+
+/** Streams through fzstd, so that a frame that gives too much is stopped at the first piece beyond the limit. */
+function decompressZstdPortably(input: Uint8Array, output: Uint8Array): void {
+  let length = 0;
+  let ended = false;
+  try {
+    if (windowSize(input) > WINDOW_SIZE_MAX) throw new RangeError("the frame asks for too large a window");
+    const stream = new Decompress((piece, last) => {
+      if (length + piece.length > output.length) throw new RangeError("the frame gives more than it should");
+      output.set(piece, length);
+      length += piece.length;
+      ended = last === true;
+    });
+    stream.push(input, true);
+  } catch (error) {
+    throw malformed("zstd", input, output, error);
+  }
+  if (!ended || length !== output.length) throw malformed("zstd", input, output);
+}
+
+/** What RFC 8878 (section 3.1.1.1.2) recommends decoders to support at least. fzstd takes the window's memory at once. */
+const WINDOW_SIZE_MAX = 8 * 1024 * 1024;
+
+/** The window that a frame's header asks for (RFC 8878, section 3.1.1.1); frames of a single segment have none. */
+function windowSize(frame: Uint8Array): number {
+  const descriptor = frame[4] ?? 0;
+  const singleSegment = (descriptor & 0x20) !== 0;
+  if (singleSegment) return contentSize(frame, descriptor);
+  const byte = frame[5] ?? 0;
+  const base = 2 ** (10 + (byte >> 3));
+  return base + (base / 8) * (byte & 7);
+}
+
+/** The content size of a single-segment frame, which is its window too. */
+function contentSize(frame: Uint8Array, descriptor: number): number {
+  const at = 5 + ([0, 1, 2, 4][descriptor & 3] as number);
+  const width = [1, 2, 4, 8][descriptor >> 6] as number;
+  let size = 0;
+  for (let index = width - 1; index >= 0; index--) size = size * 256 + (frame[at + index] ?? 0);
+  return width === 2 ? size + 256 : size;
+}
+
+function malformed(codec: string, input: Uint8Array, output: Uint8Array, cause?: unknown): BlockError {
+  const message = `compressed data (${codec}, ${input.length} bytes) does not give exactly ${output.length} bytes`;
+  return new BlockError("EIO", message, { corrupt: true }, cause);
+}

@@ -1,0 +1,202 @@
+/**
+ * The protocol driver `file`: a file or block device of the host. Requests go to the descriptor at their own offsets, so
+ * that other threads may use the same descriptor beside this driver.
+ */
+import * as fs from "node:fs";
+import { BlockError, type Co, isBlockError } from "@spindle/base";
+import {
+  type BlockDriver,
+  type DriverDefinition,
+  type Extent,
+  type ImageInformation,
+  IoVector,
+  type OpenRequest,
+  type WriteFlags,
+  zeroExtent,
+} from "@spindle/block";
+import { descriptorIo } from "./file-transfer.ts";
+import { hostOperation, linuxOperation } from "./host-operation.ts";
+import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, linuxCalls } from "./linux-calls.ts";
+import { describeFile, type OpenedFile, openFile } from "./open-file.ts";
+
+const PUNCH = FALLOC_FL_PUNCH_HOLE + FALLOC_FL_KEEP_SIZE;
+
+/** Zeros are written from one buffer of this size when the file system cannot make them. */
+const ZERO_BUFFER_BYTES: number = 1024 * 1024;
+
+interface FileOptions {
+  readonly filename: string;
+  readonly readOnly: boolean;
+  /** The descriptor belongs to another thread, which closes it. */
+  readonly borrowed: boolean;
+}
+
+class FileDriver implements BlockDriver {
+  readonly name = "file";
+  readonly requestAlignment = 1;
+  readonly clusterSize = 1;
+  readonly growable: boolean;
+  readonly fileDescriptor: number;
+  readonly identity: string;
+  readonly #options: FileOptions;
+  readonly #isBlockDevice: boolean;
+  /** The length when it cannot change: of devices and of files opened read-only. */
+  readonly #fixedLength: number | undefined;
+  /** Modes of `fallocate` that this file has refused. */
+  readonly #refused: Set<number> = new Set();
+  #flushFailure: BlockError | undefined;
+
+  constructor(file: OpenedFile, options: FileOptions) {
+    this.fileDescriptor = file.fd;
+    this.identity = file.identity;
+    this.#options = options;
+    this.#isBlockDevice = file.isBlockDevice;
+    this.growable = !file.isBlockDevice && !options.readOnly;
+    this.#fixedLength = this.growable ? undefined : file.length;
+  }
+
+  /** Asks the file: data movers on other threads make it longer too. */
+  length(): number {
+    if (this.#fixedLength !== undefined) return this.#fixedLength;
+    return linuxCalls()?.seekEnd(this.fileDescriptor) ?? fs.fstatSync(this.fileDescriptor).size;
+  }
+
+  read(offset: number, vector: IoVector): Co<void> {
+    return descriptorIo.read(this.fileDescriptor, offset, vector);
+  }
+
+  write(offset: number, vector: IoVector): Co<void> {
+    return descriptorIo.write(this.fileDescriptor, offset, vector);
+  }
+
+  *writeZeroes(offset: number, length: number, flags: WriteFlags): Co<void> {
+    if (length === 0) return;
+    const end = offset + length;
+    const inside = Math.min(end, this.length()) - offset;
+    if (inside > 0 && !(yield* this.#zeroInside(offset, inside, flags.mayUnmap === true)))
+      yield* this.#writeZeroBytes(offset, inside);
+    // The last byte makes the file reach the end; what lies between reads as zeros. Setting the length instead could cut
+    // off what another request has just written further on.
+    if (inside < length) yield* this.write(end - 1, IoVector.of(new Uint8Array(1)));
+  }
+
+  *discard(offset: number, length: number): Co<void> {
+    const inside = Math.min(offset + length, this.length()) - offset;
+    if (inside > 0) yield* this.#allocate(PUNCH, offset, inside);
+  }
+
+  *flush(): Co<void> {
+    // The kernel tells of a failed write-back once, and takes the pages for clean afterwards: a later success would
+    // promise what is not so.
+    if (this.#flushFailure !== undefined) throw this.#flushFailure;
+    if (this.#options.readOnly) return;
+    const fd = this.fileDescriptor;
+    try {
+      yield* hostOperation<void>(
+        { message: `Could not flush '${this.#options.filename}'`, operation: "flush" },
+        () => fs.fdatasyncSync(fd),
+        (done) => fs.fdatasync(fd, done),
+      );
+    } catch (error) {
+      this.#flushFailure = error as BlockError;
+      throw error;
+    }
+  }
+
+  *blockStatus(offset: number, length: number): Co<Extent> {
+    const calls = this.#isBlockDevice ? null : linuxCalls();
+    const whole: Extent = {
+      length,
+      allocated: true,
+      zero: false,
+      data: true,
+      compressed: false,
+      hostOffset: offset,
+    };
+    if (calls === null) return whole;
+    const failed = { message: `Could not find the holes of '${this.#options.filename}'`, operation: "blockStatus" };
+    const fd = this.fileDescriptor;
+    const data = yield* linuxOperation(failed, calls.seekData, fd, offset);
+    if (data === undefined || data > offset) return zeroExtent(Math.min(length, (data ?? offset + length) - offset));
+    const hole = yield* linuxOperation(failed, calls.seekHole, fd, offset);
+    // A file system may have made a hole of it between the two calls.
+    return hole === undefined || hole <= offset ? whole : { ...whole, length: Math.min(length, hole - offset) };
+  }
+
+  *truncate(length: number): Co<void> {
+    const fd = this.fileDescriptor;
+    const message = `Could not resize '${this.#options.filename}'`;
+    if (this.#isBlockDevice) throw new BlockError("ENOTSUP", `${message}: a block device has a fixed length`);
+    yield* hostOperation<void>(
+      { message, operation: "truncate" },
+      () => fs.ftruncateSync(fd, length),
+      (done) => fs.ftruncate(fd, length, done),
+    );
+  }
+
+  *close(): Co<void> {
+    if (this.#options.borrowed) return;
+    try {
+      yield* this.flush();
+    } finally {
+      fs.closeSync(this.fileDescriptor);
+    }
+  }
+
+  information(): ImageInformation {
+    return { "actual-size": fs.fstatSync(this.fileDescriptor).blocks * 512 };
+  }
+
+  /** The other thread uses this descriptor and leaves closing it to this driver. */
+  shareableOptions(): Readonly<Record<string, unknown>> {
+    return { filename: this.#options.filename, fd: this.fileDescriptor };
+  }
+
+  /** @returns whether the file system made the zeros. */
+  *#zeroInside(offset: number, length: number, mayUnmap: boolean): Co<boolean> {
+    if (mayUnmap && (yield* this.#allocate(PUNCH, offset, length))) return true;
+    return yield* this.#allocate(FALLOC_FL_ZERO_RANGE + FALLOC_FL_KEEP_SIZE, offset, length);
+  }
+
+  /** @returns false where the host cannot do it. */
+  *#allocate(mode: number, offset: number, length: number): Co<boolean> {
+    const calls = linuxCalls();
+    if (calls === null || this.#refused.has(mode)) return false;
+    const failed = { message: `Could not change the space of '${this.#options.filename}'`, operation: "fallocate" };
+    try {
+      yield* linuxOperation(failed, calls.fallocate, this.fileDescriptor, mode, offset, length);
+      return true;
+    } catch (error) {
+      // EINVAL is for one range only: a block device refuses those that cut its blocks.
+      if (!isBlockError(error, "ENOTSUP") && !isBlockError(error, "EINVAL")) throw error;
+      if (error.code === "ENOTSUP") this.#refused.add(mode);
+      return false;
+    }
+  }
+
+  *#writeZeroBytes(offset: number, length: number): Co<void> {
+    const zeros = new Uint8Array(Math.min(length, ZERO_BUFFER_BYTES));
+    for (let done = 0; done < length; ) {
+      const take = Math.min(zeros.length, length - done);
+      yield* this.write(offset + done, IoVector.of(zeros.subarray(0, take)));
+      done += take;
+    }
+  }
+}
+
+/**
+ * `{driver: "file", filename}`. The option `fd`, which only {@link BlockDriver.shareableOptions} gives, attaches to a
+ * descriptor that another thread has open.
+ */
+export const fileDriver: DriverDefinition = {
+  name: "file",
+  kind: "protocol",
+  options: { filename: "string" },
+  *open({ options, readOnly }: OpenRequest): Co<BlockDriver> {
+    const { filename, fd } = options;
+    if (typeof filename !== "string") throw new BlockError("EINVAL", "The 'file' block driver requires a file name");
+    const borrowed = typeof fd === "number";
+    const file = borrowed ? describeFile(fd, filename) : yield* openFile(filename, readOnly);
+    return new FileDriver(file, { filename, readOnly, borrowed });
+  },
+};

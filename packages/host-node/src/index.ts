@@ -1,0 +1,6 @@
+export { nodeCodecs, portableCodecs } from "./codecs.ts";
+export { nodeEnvironment, nodeEventLoop } from "./environment.ts";
+export { fileDriver } from "./file-driver.ts";
+export { descriptorIo } from "./file-transfer.ts";
+export { linuxCalls } from "./linux-calls.ts";
+export { createFile } from "./open-file.ts";

@@ -1,0 +1,162 @@
+/**
+ * System calls that Node lacks, through koffi: holes in files, and reads that never wait for the disk. koffi is optional
+ * and loaded by the first caller; without it, or with SPINDLE_NO_KOFFI=1, every caller has a plain way.
+ */
+import { createRequire } from "node:module";
+import type { KoffiFunc } from "koffi";
+import { systemError } from "./host-errors.ts";
+
+const SEEK_END = 2;
+const SEEK_DATA = 3;
+const SEEK_HOLE = 4;
+const ENXIO = 6;
+const EINTR = 4;
+
+export const FALLOC_FL_KEEP_SIZE = 1;
+export const FALLOC_FL_PUNCH_HOLE = 2;
+export const FALLOC_FL_ZERO_RANGE = 16;
+
+const RWF_NOWAIT = 8;
+
+/** Typed arrays shorter than this may lie in memory that the garbage collector moves: they are not handed to calls. */
+const STABLE_BYTES_MIN = 128;
+
+/** How the result of a call that runs on another thread arrives. */
+export type CallDone<T> = (error: unknown, value?: T) => void;
+
+/** One system call in its two forms. */
+export interface HostCall<Parameters extends readonly unknown[], T> {
+  /** Blocks this thread. */
+  sync(...parameters: Parameters): T;
+  /** Runs on a thread of the pool. */
+  start(done: CallDone<T>, ...parameters: Parameters): void;
+}
+
+type SeekParameters = readonly [fd: number, offset: number];
+
+export interface LinuxCalls {
+  /** The first byte of data at or after `offset`; undefined when there is none before the end. */
+  readonly seekData: HostCall<SeekParameters, number | undefined>;
+  /** The first byte of a hole at or after `offset`; the end counts as one. Undefined beyond the end. */
+  readonly seekHole: HostCall<SeekParameters, number | undefined>;
+  readonly fallocate: HostCall<readonly [fd: number, mode: number, offset: number, length: number], undefined>;
+  /** Bytes copied inside the kernel, 0 at the end of the source. The files may share the space afterwards. */
+  readonly copyFileRange: HostCall<
+    readonly [source: number, sourceOffset: number, target: number, targetOffset: number, length: number],
+    number
+  >;
+  /** The offset of the file's end: the length, also of block devices. */
+  seekEnd(fd: number): number;
+  /** Reads what needs no waiting: bytes read, or -1 when the disk would have to be asked or the file cannot tell. */
+  readCached(fd: number, buffers: readonly Uint8Array[], offset: number): number;
+}
+
+let loaded: LinuxCalls | null | undefined;
+
+/** The calls, or null where they are not to be had. */
+export function linuxCalls(): LinuxCalls | null {
+  if (loaded === undefined) loaded = load();
+  return loaded;
+}
+
+function load(): LinuxCalls | null {
+  const wanted = process.platform === "linux" && process.env["SPINDLE_NO_KOFFI"] !== "1";
+  // The prototypes below are those of systems where off_t has 64 bits.
+  if (!wanted || (process.arch !== "x64" && process.arch !== "arm64")) return null;
+  try {
+    return bind(createRequire(import.meta.url)("koffi") as typeof import("koffi"));
+  } catch {
+    return null;
+  }
+}
+
+function bind(koffi: typeof import("koffi")): LinuxCalls {
+  const library = koffi.load(null);
+  const iovec = koffi.struct({ base: "void *", length: "size_t" });
+  const preadv2 = library.func("preadv2", "int64_t", ["int", koffi.pointer(iovec), "int", "int64_t", "int"]);
+  const lseek: NativeCall = library.func("int64_t lseek(int fd, int64_t offset, int whence)");
+  const fallocate: NativeCall = library.func("int fallocate(int fd, int mode, int64_t offset, int64_t length)");
+  const copyFileRange: NativeCall = library.func(
+    "int64_t copy_file_range(int source, int64_t *at, int target, int64_t *to, size_t length, unsigned int flags)",
+  );
+  const errno = (): number => koffi.errno();
+  return {
+    seekData: new ErrnoCall(lseek, errno, (fd, offset) => [fd, offset, SEEK_DATA], seekResult),
+    seekHole: new ErrnoCall(lseek, errno, (fd, offset) => [fd, offset, SEEK_HOLE], seekResult),
+    fallocate: new ErrnoCall(
+      fallocate,
+      errno,
+      (fd, mode, offset, length) => [fd, mode, offset, length],
+      (result, code) => void checked("fallocate", result, code),
+    ),
+    copyFileRange: new ErrnoCall(
+      copyFileRange,
+      errno,
+      (source, at, target, to, length) => [source, [at], target, [to], length, 0],
+      (result, code) => checked("copy_file_range", result, code),
+    ),
+    seekEnd(fd) {
+      const end = lseek(fd, 0, SEEK_END);
+      return checked("lseek", end, end < 0 ? errno() : 0);
+    },
+    readCached(fd, buffers, offset) {
+      for (const buffer of buffers) if (buffer.length < STABLE_BYTES_MIN) return -1;
+      const vector = buffers.map((base) => ({ base, length: base.length }));
+      return preadv2(fd, vector, vector.length, offset, RWF_NOWAIT) as number;
+    },
+  };
+}
+
+function seekResult(result: number, errno: number): number | undefined {
+  return errno === ENXIO ? undefined : checked("lseek", result, errno);
+}
+
+function checked(call: string, result: number, errno: number): number {
+  if (errno !== 0) throw systemError(errno, call);
+  return result;
+}
+
+/** A function of the C library that returns -1 and sets errno when it fails. */
+type NativeCall = KoffiFunc<(...parameters: unknown[]) => number>;
+
+class ErrnoCall<Parameters extends readonly unknown[], T> implements HostCall<Parameters, T> {
+  readonly #call: NativeCall;
+  readonly #errno: () => number;
+  readonly #encode: (...parameters: Parameters) => unknown[];
+  readonly #decode: (result: number, errno: number) => T;
+
+  constructor(
+    call: NativeCall,
+    errno: () => number,
+    encode: (...parameters: Parameters) => unknown[],
+    decode: (result: number, errno: number) => T,
+  ) {
+    this.#call = call;
+    this.#errno = errno;
+    this.#encode = encode;
+    this.#decode = decode;
+  }
+
+  sync(...parameters: Parameters): T {
+    for (;;) {
+      const result = this.#call(...this.#encode(...parameters));
+      const code = result < 0 ? this.#errno() : 0;
+      if (code !== EINTR) return this.#decode(result, code);
+    }
+  }
+
+  start(done: CallDone<T>, ...parameters: Parameters): void {
+    this.#call.async(...this.#encode(...parameters), (failure: unknown, result: number) => {
+      if (failure !== null && failure !== undefined) return done(failure);
+      const code = result < 0 ? this.#errno() : 0;
+      if (code === EINTR) return this.start(done, ...parameters);
+      let value: T;
+      try {
+        value = this.#decode(result, code);
+      } catch (error) {
+        return done(error);
+      }
+      done(undefined, value);
+    });
+  }
+}

@@ -1,0 +1,103 @@
+/**
+ * Opens a file or block device of the host as storage. What it is, is looked at before it is opened, because opening some
+ * devices does something, and again afterwards, because the name may mean another file by then.
+ */
+import * as fs from "node:fs";
+import { BlockError, type Co } from "@spindle/base";
+import { hostOperation } from "./host-operation.ts";
+import { linuxCalls } from "./linux-calls.ts";
+
+export interface OpenedFile {
+  readonly fd: number;
+  readonly isBlockDevice: boolean;
+  /** Bytes. */
+  readonly length: number;
+  /** Tells this file from every other of the host. */
+  readonly identity: string;
+}
+
+/**
+ * @throws {BlockError} ENOENT, EACCES, EROFS and the like; EISDIR for a directory, EINVAL for what is no storage.
+ */
+export function* openFile(filename: string, readOnly: boolean): Co<OpenedFile> {
+  const failed = { message: `Could not open '${filename}'`, operation: "open", path: filename };
+  if (filename.includes("\0")) throw new BlockError("EINVAL", "a file name has no NUL", { operation: "open" });
+  refuseUnfit(
+    yield* hostOperation<fs.BigIntStats>(
+      failed,
+      () => fs.statSync(filename, { bigint: true }),
+      (done) => fs.stat(filename, { bigint: true }, done),
+    ),
+    filename,
+  );
+  // Without O_NONBLOCK the open of a FIFO that took the file's place would wait for ever.
+  const flags = (readOnly ? fs.constants.O_RDONLY : fs.constants.O_RDWR) + fs.constants.O_NONBLOCK;
+  const fd = yield* hostOperation<number>(
+    failed,
+    () => fs.openSync(filename, flags),
+    (done) => fs.open(filename, flags, done),
+  );
+  try {
+    return describeFile(fd, filename);
+  } catch (error) {
+    fs.closeSync(fd);
+    throw error;
+  }
+}
+
+/** What a descriptor that is already open refers to. */
+export function describeFile(fd: number, filename: string): OpenedFile {
+  const stat = fs.fstatSync(fd, { bigint: true });
+  refuseUnfit(stat, filename);
+  const isBlockDevice = stat.isBlockDevice();
+  const length = isBlockDevice ? deviceLength(fd, stat.rdev, filename) : Number(stat.size);
+  return { fd, isBlockDevice, length, identity: `${stat.dev}:${stat.ino}` };
+}
+
+/**
+ * Makes an empty file, or empties the one that is there, for an image that is about to be created in it.
+ * @throws {BlockError} ENOENT, EACCES, EISDIR and the like; EINVAL for what is no regular file.
+ */
+export function* createFile(filename: string): Co<void> {
+  const failed = { message: `Could not create '${filename}'`, operation: "create", path: filename };
+  const { O_CREAT, O_RDWR, O_NONBLOCK } = fs.constants;
+  const flags = O_CREAT + O_RDWR + O_NONBLOCK;
+  const fd = yield* hostOperation<number>(
+    failed,
+    () => fs.openSync(filename, flags, 0o644),
+    (done) => fs.open(filename, flags, 0o644, done),
+  );
+  try {
+    const { isBlockDevice } = describeFile(fd, filename);
+    if (isBlockDevice) return;
+    yield* hostOperation<void>(
+      failed,
+      () => fs.ftruncateSync(fd, 0),
+      (done) => fs.ftruncate(fd, 0, done),
+    );
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+function refuseUnfit(stat: fs.BigIntStats, filename: string): void {
+  if (stat.isFile() || stat.isBlockDevice()) return;
+  const context = { operation: "open", path: filename };
+  if (stat.isDirectory()) throw new BlockError("EISDIR", `Could not open '${filename}': Is a directory`, context);
+  const kind = stat.isFIFO() ? "FIFO" : stat.isSocket() ? "socket" : "character device";
+  throw new BlockError("EINVAL", `Could not open '${filename}': a ${kind} is no storage`, context);
+}
+
+function deviceLength(fd: number, rdev: bigint, filename: string): number {
+  const calls = linuxCalls();
+  if (calls !== null) return calls.seekEnd(fd);
+  // The numbers of a device as the C library's macros major() and minor() take them out of dev_t.
+  const major = ((rdev >> 8n) & 0xfffn) | ((rdev >> 32n) & ~0xfffn);
+  const minor = (rdev & 0xffn) | ((rdev >> 12n) & ~0xffn);
+  try {
+    const sectors = fs.readFileSync(`/sys/dev/block/${major}:${minor}/size`, "latin1");
+    return Number.parseInt(sectors, 10) * 512;
+  } catch (error) {
+    throw new BlockError("EIO", `Could not tell the size of '${filename}'`, { path: filename }, error);
+  }
+}

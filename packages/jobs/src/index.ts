@@ -1,0 +1,18 @@
+export type { Copier, CopierOptions, CopyOutcome, CreateCopier } from "./copier.ts";
+export { errnoText } from "./errno-text.ts";
+export type { Job, JobBody, JobOptions, OnError } from "./job.ts";
+export type {
+  BlockJobEventData,
+  BlockJobInfo,
+  ErrorAction,
+  IoStatus,
+  JobEvent,
+  JobInfo,
+  JobType,
+} from "./job-event.ts";
+export { JobRegistry, type JobRegistryOptions } from "./job-registry.ts";
+export type { JobStatus, JobVerb } from "./job-state.ts";
+export { attributed, LocalCopier } from "./local-copier.ts";
+export { STREAM_CHUNK_BYTES, type StreamContext, startStream } from "./stream.ts";
+export type { StreamOptions } from "./stream-options.ts";
+export { isAllZero, zeroRuns } from "./zero-runs.ts";

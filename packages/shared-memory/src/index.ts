@@ -1,0 +1,12 @@
+export { Bitmap } from "./bitmap.ts";
+export { Doorbell } from "./doorbell.ts";
+export { LockKind } from "./lock-kind.ts";
+export { Mutex } from "./mutex.ts";
+export {
+  type InFlightRequest,
+  RangeLock,
+  type RangeLockHandle,
+  type RangeLockStatistics,
+} from "./range-lock.ts";
+export { Ring } from "./ring.ts";
+export { MAX_THREADS, Thread, ThreadTable, type ThreadTableHandle } from "./thread-table.ts";

@@ -1,0 +1,308 @@
+/**
+ * A range lock in shared memory: the tracker of all requests that are in flight on a node, from whichever thread. Every
+ * request registers its range and kind before it looks at anything, and the table of docs/locking.md says who waits
+ * for whom. First come, first served, guests before copies; whoever releases grants what waited, and rings.
+ */
+import { assert, BlockError, type Co } from "@spindle/base";
+import { conflict, type LockKind } from "./lock-kind.ts";
+import { Mutex } from "./mutex.ts";
+import { generationOf, inPhase, kindOf, Phase, phaseOf, slotState, threadOf } from "./slot-state.ts";
+import { MUTEX_WORD, NONE, SlotTable, STATISTICS } from "./slot-table.ts";
+import type { Thread } from "./thread-table.ts";
+
+/** Requests in flight and waiting, unless `slots` says otherwise. */
+const DEFAULT_SLOTS = 2048;
+
+/** About a millisecond of trying: recovery is rare, and its caller wants it done. */
+const RECOVERY_LIMIT = 50_000;
+
+/** Structured-cloneable; every thread makes its own {@link RangeLock} from it. */
+export interface RangeLockHandle {
+  readonly memory: SharedArrayBuffer;
+  readonly slots: number;
+}
+
+/** A request in the table, for diagnostics. */
+export interface InFlightRequest {
+  readonly kind: LockKind;
+  /** Bytes; the range ends before `end`. */
+  readonly start: number;
+  readonly end: number;
+  /** Index of its thread in the thread table. */
+  readonly thread: number;
+  readonly ticket: number;
+  /** It waits and holds nothing yet. */
+  readonly waiting: boolean;
+}
+
+/** Counted since the lock was made, over all threads. */
+export interface RangeLockStatistics {
+  /** Requests so far. */
+  readonly requests: number;
+  /** Requests that had to wait for others. */
+  readonly waits: number;
+  /** `waitedFor[asked][held]`: requests of kind `asked` that first met one of kind `held`. */
+  readonly waitedFor: readonly (readonly number[])[];
+  /** Times that all slots were taken. */
+  readonly slotWaits: number;
+  /** Times that the mutex stayed taken for so long that a request slept. */
+  readonly mutexWaits: number;
+}
+
+export class RangeLock {
+  readonly #thread: Thread;
+  readonly #table: SlotTable;
+  readonly #mutex: Mutex;
+  #ringAll = false;
+
+  /** @param options `slots`: requests in flight and waiting at most, 1 to 2048; more of them wait for a slot */
+  static create(options: { slots?: number } = {}): RangeLockHandle {
+    const slots = options.slots ?? DEFAULT_SLOTS;
+    assert(Number.isInteger(slots) && slots >= 1 && slots <= DEFAULT_SLOTS, "a range lock has 1 to 2048 slots");
+    return { memory: new SharedArrayBuffer(SlotTable.bytes(slots)), slots };
+  }
+
+  /** @param thread the calling thread; all users of one lock are attached to the same thread table */
+  constructor(handle: RangeLockHandle, thread: Thread) {
+    this.#thread = thread;
+    this.#table = new SlotTable(handle.memory, handle.slots);
+    this.#mutex = new Mutex(this.#table.words, MUTEX_WORD, thread.index);
+  }
+
+  /**
+   * Takes a range (bytes; it ends before `end`) if nothing is in the way.
+   * @returns what {@link release} wants, or -1 when it would have to wait.
+   */
+  tryAcquire(kind: LockKind, start: number, end: number): number {
+    checkRange(start, end);
+    if (!this.#enter()) return NONE;
+    const token = this.#table.place(kind, start, end, this.#thread.index, false);
+    this.#leave();
+    return token;
+  }
+
+  /**
+   * Takes a range and waits for what is in the way. A held range is never extended: release it and take the larger
+   * one, or two threads that do so may wait for each other.
+   * @returns what {@link release} wants.
+   * @throws {BlockError} ECANCELED when `canceled()` became true before the range was granted.
+   */
+  *acquire(kind: LockKind, start: number, end: number, canceled?: () => boolean): Co<number> {
+    checkRange(start, end);
+    let placed = NONE;
+    if (this.#enter()) {
+      placed = this.#table.place(kind, start, end, this.#thread.index, true);
+      this.#leave();
+    }
+    if (placed === NONE) placed = yield* this.#placeLater(kind, start, end, canceled);
+    if (placed >= 0) return placed;
+    const token = -2 - placed;
+    yield* this.#untilGranted(token, kind, canceled);
+    return token;
+  }
+
+  /** Gives a range back, once. It never waits. */
+  release(token: number): void {
+    const slot = token % this.#table.slots;
+    const state = Atomics.load(this.#table.states, slot);
+    const current = phaseOf(state) === Phase.granted && generationOf(state) === Math.floor(token / this.#table.slots);
+    assert(current, "release of a range that is not held");
+    if (this.#mutex.tryLock()) {
+      this.#table.retire(slot, state);
+      this.#leave();
+    } else {
+      Atomics.store(this.#table.states, slot, inPhase(state, Phase.released));
+      this.#settle();
+    }
+  }
+
+  /** The ticket of the last request: every request in flight now has this one or a smaller one, later ones a larger. */
+  ticket(): number {
+    return this.#table.lastTicket();
+  }
+
+  /**
+   * The smallest ticket among the requests in flight, or Infinity when there is none. What was freed at {@link ticket} `t`
+   * may be used anew when `oldestTicket() > t`. It is 0 in the rare case that the table cannot be looked at now.
+   */
+  oldestTicket(): number {
+    if (!this.#enter()) return 0;
+    let oldest = Number.POSITIVE_INFINITY;
+    for (const slot of this.#table.active()) {
+      const ticket = this.#table.tickets[slot] as number;
+      if (ticket < oldest && isInFlight(Atomics.load(this.#table.states, slot))) oldest = ticket;
+    }
+    this.#leave();
+    return oldest;
+  }
+
+  /**
+   * The ranges held now that such a request would have to wait for. It is out of date when it is returned: good for
+   * choosing what to try first. The whole range in the rare case that the table cannot be looked at now.
+   */
+  conflicts(kind: LockKind, start: number, end: number): readonly { start: number; end: number }[] {
+    if (!this.#enter()) return [{ start, end }];
+    const ranges: { start: number; end: number }[] = [];
+    for (const slot of this.#table.active()) {
+      const range = { start: this.#table.starts[slot] as number, end: this.#table.ends[slot] as number };
+      if (range.start >= end || range.end <= start) continue;
+      const state = Atomics.load(this.#table.states, slot);
+      if (phaseOf(state) === Phase.granted && conflict(kind, kindOf(state))) ranges.push(range);
+    }
+    this.#leave();
+    return ranges;
+  }
+
+  /** All requests in the table; a picture that may be torn in the rare case that the mutex is not to be had. */
+  inFlight(): readonly InFlightRequest[] {
+    const entered = this.#enter();
+    const requests: InFlightRequest[] = [];
+    for (const slot of this.#table.active()) {
+      const state = Atomics.load(this.#table.states, slot);
+      if (!isInFlight(state)) continue;
+      requests.push({
+        kind: kindOf(state),
+        start: this.#table.starts[slot] as number,
+        end: this.#table.ends[slot] as number,
+        thread: threadOf(state),
+        ticket: this.#table.tickets[slot] as number,
+        waiting: phaseOf(state) === Phase.waiting,
+      });
+    }
+    if (entered) this.#leave();
+    return requests;
+  }
+
+  /**
+   * Frees all that a dead thread held or waited for, takes the mutex from it if it died with it, grants what can go on, and
+   * rings everyone. The thread has ended, at whatever instruction. Give its index back to the table afterwards.
+   * @returns how many requests were freed; -1 when another thread, which may be dead itself, holds the mutex for so long that
+   *   this has been left to it or to its recovery. Then call again later before the index is given back.
+   */
+  recover(threadIndex: number): number {
+    assert(threadIndex !== this.#thread.index, "a thread does not recover itself");
+    this.#table.markDead(threadIndex);
+    for (let round = 0; round < RECOVERY_LIMIT; round++) {
+      if (this.#mutex.tryLock() || this.#stealFromDead()) return this.#collectAndLeave();
+    }
+    return this.#mutex.lockOrNote() ? this.#collectAndLeave() : NONE;
+  }
+
+  statistics(): RangeLockStatistics {
+    const { first, kinds } = STATISTICS;
+    const count = (index: number): number => Atomics.load(this.#table.words, first + index);
+    const waitedFor = Array.from({ length: kinds }, (_, asked) =>
+      Array.from({ length: kinds }, (_, held) => count(asked * kinds + held)),
+    );
+    const waits = waitedFor.flat().reduce((sum, number) => sum + number, 0);
+    const slotWaits = count(kinds * kinds);
+    return { requests: this.ticket(), waits, waitedFor, slotWaits, mutexWaits: count(kinds * kinds + 1) };
+  }
+
+  /** Enters the request as soon as the mutex and a slot can be had: whoever has them rings. */
+  *#placeLater(kind: LockKind, start: number, end: number, canceled?: () => boolean): Co<number> {
+    const thread = this.#thread;
+    for (;;) {
+      const seen = thread.snapshot();
+      if (this.#enterOrAsk()) {
+        const placed = this.#table.place(kind, start, end, thread.index, true);
+        this.#leave();
+        if (placed !== NONE) return placed;
+      }
+      yield { kind: "condition", ready: () => thread.snapshot() !== seen || canceled?.() === true };
+      if (canceled?.() === true) throw cancellation(start, end);
+    }
+  }
+
+  *#untilGranted(token: number, kind: LockKind, canceled?: () => boolean): Co<void> {
+    const { states, slots } = this.#table;
+    const slot = token % slots;
+    const waiting = slotState(Math.floor(token / slots), this.#thread.index, kind, Phase.waiting);
+    for (;;) {
+      if (Atomics.load(states, slot) !== waiting) return;
+      if (canceled?.() === true) break;
+      yield { kind: "condition", ready: () => Atomics.load(states, slot) !== waiting || canceled?.() === true };
+    }
+    // When the grant was faster, the range is held and has to be released.
+    const canceledWord = inPhase(waiting, Phase.canceled);
+    if (Atomics.compareExchange(states, slot, waiting, canceledWord) === waiting) this.#settle();
+    else this.release(token);
+    throw cancellation(this.#table.starts[slot] as number, this.#table.ends[slot] as number);
+  }
+
+  #enter(): boolean {
+    return this.#mutex.tryLock() || this.#mutex.spin();
+  }
+
+  /** Enters, or makes sure that this thread is rung when it can enter. */
+  #enterOrAsk(): boolean {
+    if (this.#enter()) return true;
+    this.#table.wantMutex(this.#thread.index);
+    return this.#mutex.lockOrNote();
+  }
+
+  /** Sees to a slot that this thread has left behind: frees it here, or lets the holder of the mutex do it. */
+  #settle(): void {
+    if (this.#mutex.lockOrNote()) this.#collectAndLeave();
+  }
+
+  /** Does what notes ask for. @returns how many requests of dead threads were freed. */
+  #collect(): number {
+    this.#table.offerMutex();
+    if (!this.#table.hasDead()) {
+      this.#table.sweep();
+      return 0;
+    }
+    this.#ringAll = true;
+    return this.#table.rebuild();
+  }
+
+  #collectAndLeave(): number {
+    const count = this.#collect();
+    this.#leave();
+    return count;
+  }
+
+  #leave(): void {
+    while (!this.#mutex.unlock()) this.#collect();
+    if (this.#ringAll) this.#ringEveryone();
+    else this.#ringRemembered();
+  }
+
+  #ringRemembered(): void {
+    const { rings } = this.#table;
+    for (let word = 0; word < 2; word++) {
+      let rest = rings[word] as number;
+      rings[word] = 0;
+      for (; rest !== 0; rest &= rest - 1) this.#thread.table.ring(word * 32 + 31 - Math.clz32(rest & -rest));
+    }
+  }
+
+  /** The dead may have granted and not rung any more. */
+  #ringEveryone(): void {
+    this.#ringAll = false;
+    this.#table.rings.fill(0);
+    this.#thread.table.ringAll();
+  }
+
+  #stealFromDead(): boolean {
+    const holder = this.#mutex.holder();
+    return holder >= 0 && this.#table.isDead(holder) && this.#mutex.steal(holder);
+  }
+}
+
+function isInFlight(state: number): boolean {
+  const phase = phaseOf(state);
+  return phase === Phase.waiting || phase === Phase.granted;
+}
+
+function checkRange(start: number, end: number): void {
+  assert(start >= 0 && start <= end, "a range has an order");
+}
+
+function cancellation(start: number, end: number): BlockError {
+  return new BlockError("ECANCELED", "the request was canceled while it waited", {
+    offset: start,
+    length: end - start,
+  });
+}

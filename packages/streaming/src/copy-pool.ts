@@ -1,0 +1,101 @@
+/**
+ * The pool of copy workers of one process: threads that piscina keeps, each with one long task while a stream job uses
+ * it. A job whose chain or image cannot be shared between threads is copied on the owner's thread instead.
+ */
+import { fileURLToPath } from "node:url";
+import { alignUp, type Clock, type Co, type Runner } from "@spindle/base";
+import { chainOf, describeShared, type SharedDescription } from "@spindle/block";
+import { type Copier, type CopierOptions, type CreateCopier, LocalCopier } from "@spindle/jobs";
+import type { Thread, ThreadTableHandle } from "@spindle/shared-memory";
+import { Piscina } from "piscina";
+import { LaneStarter } from "./lane-starter.ts";
+import { PoolCopier } from "./pool-copier.ts";
+import { settled } from "./settled.ts";
+
+/** Threads of all jobs together; the thread table has room for as many again. */
+const THREADS_MAX = 32;
+
+export interface CopyPoolOptions {
+  readonly threads: ThreadTableHandle;
+  /** The owner's place in that table; its runner sleeps on it. */
+  readonly owner: Thread;
+  readonly clock: Clock;
+  /** The owner's runner. It must run on an event loop: workers are started with it. */
+  readonly runner: Pick<Runner, "spawn">;
+  /** Workers of one job; 2 when absent. */
+  readonly workers?: number;
+}
+
+export class CopyPool {
+  readonly #options: CopyPoolOptions;
+  #piscina: Piscina | undefined;
+  #threadsInUse = 0;
+
+  constructor(options: CopyPoolOptions) {
+    this.#options = options;
+  }
+
+  /** Makes the copier of one stream job; for `StreamContext.createCopier`. */
+  readonly createCopier: CreateCopier = (options) => this.#createCopier(options);
+
+  /** Ends all threads. No job is running. */
+  async close(): Promise<void> {
+    await this.#piscina?.destroy();
+    this.#piscina = undefined;
+  }
+
+  *#createCopier(options: CopierOptions): Co<Copier> {
+    const shared = shareable(options);
+    if (typeof shared === "string") return new LocalCopier(options, shared);
+    const workers = Math.min(this.#options.workers ?? 2, THREADS_MAX - this.#threadsInUse);
+    if (workers < 1) return new LocalCopier(options, "all copy threads are in use");
+    // Workers read the files, so what this thread still has in memory must be there.
+    for (const node of chainOf(options.top).slice(1)) if (!node.readOnly) yield* node.flush();
+    const { clusters, chain, targetDescriptor } = shared;
+    const { clusterSize } = clusters;
+    const copyBytesMax = alignUp(options.chunk, clusterSize);
+    const starter = new LaneStarter({
+      piscina: this.#startPiscina(),
+      owner: this.#options.owner,
+      depth: options.depth,
+      worker: { chain, targetDescriptor, clusterSize, copyBytesMax, threads: this.#options.threads },
+      threadUsed: (change) => {
+        this.#threadsInUse += change;
+      },
+    });
+    const lanes = yield* settled(() => starter.startAll(workers));
+    if (lanes.length === 0) return new LocalCopier(options, starter.failure ?? "no worker started");
+    const { clock, runner } = this.#options;
+    const copier = new PoolCopier({ ...options, clusters, clock, runner, lanes, source: starter });
+    starter.watch(copier);
+    return copier;
+  }
+
+  #startPiscina(): Piscina {
+    // Sources and build are laid out alike; only the ending differs.
+    const ending = import.meta.url.endsWith(".ts") ? ".ts" : ".js";
+    this.#piscina ??= new Piscina({
+      filename: fileURLToPath(new URL(`./copy-worker${ending}`, import.meta.url)),
+      minThreads: 0,
+      maxThreads: THREADS_MAX,
+      idleTimeout: 10_000,
+      atomics: "disabled",
+      ...(ending === ".ts"
+        ? { execArgv: ["--conditions=spindle-source", "--disable-warning=ExperimentalWarning"] }
+        : {}),
+    });
+    return this.#piscina;
+  }
+}
+
+/** What workers need of a job's nodes, or why they cannot have it. */
+function shareable({ top }: CopierOptions) {
+  const { clusters } = top.driver;
+  const targetDescriptor = top.children.file?.driver.fileDescriptor;
+  if (clusters === undefined) return `'${top.driver.name}' images are not made of clusters`;
+  if (targetDescriptor === undefined) return "the image is not a plain file of this host";
+  const below = top.children.backing;
+  const chain: SharedDescription | undefined = below === null ? undefined : describeShared(below);
+  if (chain === undefined) return "the chain can only be read on the owner's thread";
+  return { clusters, targetDescriptor, chain };
+}

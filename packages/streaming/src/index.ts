@@ -1,0 +1,1 @@
+export { CopyPool, type CopyPoolOptions } from "./copy-pool.ts";

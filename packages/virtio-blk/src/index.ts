@@ -1,0 +1,34 @@
+export { MAX_SEGMENT_SECTORS } from "./config-space.ts";
+export {
+  createVirtioBlk,
+  DeviceState,
+  type VirtioBlkHandle,
+  type VirtioBlkOptions,
+} from "./device-state.ts";
+export type { Disk } from "./disk.ts";
+export { type Descriptor, DriverRing, type UsedElement } from "./driver/driver-ring.ts";
+export {
+  type GuestHandle,
+  type GuestPlanOptions,
+  type GuestQueuePlan,
+  planGuest,
+  readCapacity,
+  resetDevice,
+  startGuest,
+} from "./driver/guest-driver.ts";
+export { GuestQueue, type GuestRequest } from "./driver/guest-queue.ts";
+export { GuestMemory, type GuestMemoryHandle, type GuestRegion } from "./guest-memory.ts";
+export { MmioTransport } from "./mmio.ts";
+export { QueueServer, type QueueServerOptions, serveQueues } from "./queue-worker.ts";
+export type { Registers } from "./registers.ts";
+export {
+  VIRTIO_BLK_T_DISCARD,
+  VIRTIO_BLK_T_FLUSH,
+  VIRTIO_BLK_T_GET_ID,
+  VIRTIO_BLK_T_IN,
+  VIRTIO_BLK_T_OUT,
+  VIRTIO_BLK_T_WRITE_ZEROES,
+} from "./request.ts";
+export { SpinningWaiter } from "./spinning-waiter.ts";
+export type { QueueFault } from "./split-queue.ts";
+export { VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP } from "./status.ts";

@@ -1,0 +1,128 @@
+/** The device's side of the ring against the driver's, without a device: virtio 1.2 §2.7. */
+import { describe, expect, test } from "vitest";
+import { DescriptorChain } from "../src/descriptor-chain.ts";
+import { DriverRing } from "../src/driver/driver-ring.ts";
+import { planGuest } from "../src/driver/guest-driver.ts";
+import { GuestMemory } from "../src/guest-memory.ts";
+import { eventReached, SplitQueue } from "../src/split-queue.ts";
+
+function rings(size: number, eventIndex: boolean): { driver: DriverRing; device: SplitQueue; chain: DescriptorChain } {
+  const { queues, length } = planGuest({ queueSize: size, dataBytes: 4096 });
+  const memory = new GuestMemory(GuestMemory.create(length));
+  const layout = (queues[0] as (typeof queues)[0]).layout;
+  const device = SplitQueue.open(memory, layout, { eventIndex, indirect: true }) as SplitQueue;
+  return { driver: new DriverRing(memory, layout, eventIndex), device, chain: new DescriptorChain(size) };
+}
+
+describe.each([false, true])("with the event index %s", (eventIndex) => {
+  test.each([1, 2, 4, 8, 64, 32_768])("70,000 requests pass a queue of %i entries in order", (size) => {
+    const { driver, device, chain } = rings(size, eventIndex);
+    let submitted = 0;
+    let taken = 0;
+    let completed = 0;
+    for (let index = 0; index < size; index++) driver.setDescriptor(index, { address: 0, length: 16 });
+    while (completed < 70_000) {
+      // Batches of all sizes, so that the indices wrap inside of one as well.
+      const batch = 1 + (submitted % size);
+      for (let count = 0; count < batch; count++) driver.offer(submitted++ % size);
+      driver.publish();
+      while (device.take(chain)) {
+        expect(chain.head).toBe(taken % size);
+        device.put(chain.head, taken++ % 1000);
+      }
+      device.publish();
+      for (let used = driver.takeUsed(); used !== undefined; used = driver.takeUsed()) {
+        if (used.id !== completed % size || used.length !== completed % 1000) throw new Error(`at ${completed}`);
+        completed += 1;
+      }
+      expect(completed).toBe(submitted);
+    }
+    expect(device.fault).toBeUndefined();
+  });
+});
+
+test("2.7.7.2: without the event index a notification is sent when flags is 0 and none when it is 1", () => {
+  const { driver, device } = rings(4, false);
+  driver.requestInterrupts();
+  device.put(0, 1);
+  expect(device.publish()).toBe(true);
+  driver.suppressInterrupts();
+  device.put(1, 1);
+  expect(device.publish()).toBe(false);
+});
+
+test("2.7.7.2: with the event index a notification is sent when the index passes used_event, and only then", () => {
+  const { driver, device } = rings(8, true);
+  // used_event is 0: the first used buffer notifies.
+  device.put(0, 1);
+  expect(device.publish()).toBe(true);
+  device.put(1, 1);
+  expect(device.publish()).toBe(false);
+  driver.takeUsed();
+  driver.takeUsed();
+  driver.requestInterrupts();
+  device.put(2, 1);
+  device.put(3, 1);
+  expect(device.publish()).toBe(true);
+  device.put(4, 1);
+  expect(device.publish()).toBe(false);
+});
+
+test("nothing put means nothing to notify of", () => {
+  expect(rings(4, false).device.publish()).toBe(false);
+});
+
+test("2.7.10: the driver is told to kick only while the device waits for kicks", () => {
+  for (const eventIndex of [false, true]) {
+    const { driver, device, chain } = rings(8, eventIndex);
+    for (let index = 0; index < 8; index++) driver.setDescriptor(index, { address: 0, length: 1 });
+    device.requestKicks();
+    driver.offer(0);
+    expect(driver.publish()).toBe(true);
+    device.suppressKicks();
+    expect(device.take(chain)).toBe(true);
+    driver.offer(1);
+    expect(driver.publish()).toBe(false);
+    expect(device.take(chain)).toBe(true);
+    device.requestKicks();
+    expect(device.hasAvailable).toBe(false);
+    driver.offer(2);
+    driver.offer(3);
+    expect(driver.publish()).toBe(true);
+    expect(device.hasAvailable).toBe(true);
+  }
+});
+
+test("an event is passed exactly when the index moves over it, at every place of the 65,536", () => {
+  for (const before of [0, 1, 32_767, 65_530, 65_535]) {
+    for (let step = 1; step <= 12; step++) {
+      const after = (before + step) & 0xffff;
+      for (let at = -3; at < 16; at++) {
+        const event = (before + at) & 0xffff;
+        expect(eventReached(event, after, before), `${event} in ${before}..${after}`).toBe(at >= 0 && at < step);
+      }
+    }
+  }
+});
+
+test("a queue goes on where another server left it", () => {
+  const { queues, length } = planGuest({ queueSize: 4, dataBytes: 4096 });
+  const memory = new GuestMemory(GuestMemory.create(length));
+  const layout = (queues[0] as (typeof queues)[0]).layout;
+  const features = { eventIndex: true, indirect: true };
+  const driver = new DriverRing(memory, layout, true);
+  const chain = new DescriptorChain(4);
+  for (let index = 0; index < 4; index++) driver.setDescriptor(index, { address: 0, length: 1 });
+  let position = { nextAvailable: 0, nextUsed: 0 };
+  for (let round = 0; round < 10; round++) {
+    const device = SplitQueue.open(memory, layout, features, position) as SplitQueue;
+    driver.offer(round % 4);
+    driver.publish();
+    expect(device.take(chain)).toBe(true);
+    expect(device.take(chain)).toBe(false);
+    device.put(chain.head, 0);
+    device.publish();
+    expect(driver.takeUsed()).toEqual({ id: round % 4, length: 0 });
+    position = device.position;
+  }
+});
