@@ -2,8 +2,8 @@
 import { formatNumber } from "./format-number.ts";
 import type { Cell, Column, Table } from "./table.ts";
 
-const WIDTH = 760;
-const LABEL_WIDTH = 250;
+const WIDTH = 820;
+const LABEL_WIDTH = 300;
 const VALUE_WIDTH = 90;
 const BAR = 16;
 const GAP = 14;

@@ -251,7 +251,7 @@ export class BlockNode {
   *#alignedZeroes(offset: number, length: number, flags: WriteFlags): Co<void> {
     const unit = this.driver.requestAlignment;
     const head = Math.min(alignUp(offset, unit) - offset, length);
-    const tail = (offset + length - head) % unit;
+    const tail = (length - head) % unit;
     if (head > 0) yield* this.#writePadded(offset, head, flags);
     const middle = length - head - tail;
     if (middle > 0) yield* this.driver.writeZeroes(offset + head, middle, flags);

@@ -8,6 +8,7 @@ import { dirname, isAbsolute, relative, resolve as resolvePath, sep } from "node
 import { BlockError, type Co } from "@spindle/base";
 import type { BackingFile, BackingPolicy } from "@spindle/block";
 import { hostOperation } from "./host-operation.ts";
+import { fileIdentity } from "./open-file.ts";
 
 export interface HostBackingPolicyOptions {
   /** Folders whose files, and those below, may be backing files too. */
@@ -15,7 +16,7 @@ export interface HostBackingPolicyOptions {
 }
 
 /** Never storage, whatever folder is allowed: opening them does something, or shows other processes. */
-const FORBIDDEN_ROOTS = ["/dev", "/proc", "/sys"] as const;
+const FORBIDDEN_FOLDERS = ["/dev", "/proc", "/sys"] as const;
 
 /** A protocol before a colon, as QEMU takes it; a single letter could be a drive, which this host has not. */
 const PROTOCOL = /^[a-z][a-z0-9+.-]*:/i;
@@ -24,22 +25,44 @@ const PROTOCOL = /^[a-z][a-z0-9+.-]*:/i;
 const NAME_LENGTH_MAX = 4096;
 
 /** The policy for images in files of this host. */
-export function hostBackingPolicy(options: HostBackingPolicyOptions = {}): BackingPolicy {
-  const { allowedFolders = [] } = options;
-  return {
-    *resolve(image: string, backing: BackingFile, root: string): Co<string> {
-      checkName(image, backing.filename);
-      const named = isAbsolute(backing.filename)
-        ? backing.filename
-        : resolvePath(dirname(yield* realPath(image)), backing.filename);
-      const path = yield* realPath(named);
-      const folders = [dirname(yield* realPath(root))];
-      for (const folder of allowedFolders) folders.push(yield* realPath(folder));
-      const forbidden = FORBIDDEN_ROOTS.some((folder) => isInside(folder, path));
-      if (forbidden || !folders.some((folder) => isInside(folder, path))) throw refusal(image, backing.filename, path);
-      return path;
-    },
-  };
+export class HostBackingPolicy implements BackingPolicy {
+  readonly #allowedFolders: readonly string[];
+
+  constructor(options: HostBackingPolicyOptions = {}) {
+    this.#allowedFolders = options.allowedFolders ?? [];
+  }
+
+  /**
+   * The absolute path, without symbolic links, of a backing file. Relative names count from the folder of the image.
+   * @throws {BlockError} EACCES when the image may not name it, ENOENT when there is no such file.
+   */
+  *resolve(image: string, backing: BackingFile, root: string): Co<string> {
+    checkName(image, backing.filename);
+    const path = yield* realPath(resolvePath(dirname(image), backing.filename));
+    const named = resolvePath(root);
+    const folders = [yield* realPath(dirname(named)), dirname(yield* realPath(named))];
+    for (const folder of this.#allowedFolders) folders.push(yield* realPath(folder));
+    const forbidden = FORBIDDEN_FOLDERS.some((folder) => isInside(folder, path));
+    if (forbidden || !folders.some((folder) => isInside(folder, path))) throw refusal(image, backing.filename, path);
+    return path;
+  }
+
+  /**
+   * Looks again at what was opened under a name that {@link resolve} gave: a folder on the way, or the file, may have
+   * become a symbolic link after the first look.
+   * @param identity the identity of the driver that was opened
+   * @throws {BlockError} EACCES when it is another file.
+   */
+  *confirm(filename: string, identity: string | undefined): Co<void> {
+    const path = yield* realPath(filename);
+    const stat = yield* hostOperation<fs.BigIntStats>(
+      { message: `Could not open '${filename}'`, operation: "open", path: filename },
+      () => fs.statSync(path, { bigint: true }),
+      (done) => fs.stat(path, { bigint: true }, done),
+    );
+    if (path === filename && identity === fileIdentity(stat)) return;
+    throw new BlockError("EACCES", `the file '${filename}' was replaced while it was being opened`, { path: filename });
+  }
 }
 
 /**

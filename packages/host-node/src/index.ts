@@ -1,6 +1,14 @@
+export { HostBackingPolicy, type HostBackingPolicyOptions } from "./backing-policy.ts";
+export {
+  type ByteConnection,
+  type ByteConnectionOptions,
+  socketConnection,
+  standardConnection,
+} from "./byte-connection.ts";
 export { nodeCodecs, portableCodecs } from "./codecs.ts";
 export { nodeEnvironment, nodeEventLoop } from "./environment.ts";
 export { fileDriver } from "./file-driver.ts";
 export { descriptorIo } from "./file-transfer.ts";
 export { linuxCalls } from "./linux-calls.ts";
 export { createFile } from "./open-file.ts";
+export { listenUnix, type UnixListener } from "./unix-socket.ts";

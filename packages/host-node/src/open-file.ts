@@ -51,7 +51,12 @@ export function describeFile(fd: number, filename: string): OpenedFile {
   refuseUnfit(stat, filename);
   const isBlockDevice = stat.isBlockDevice();
   const length = isBlockDevice ? deviceLength(fd, stat.rdev, filename) : Number(stat.size);
-  return { fd, isBlockDevice, length, identity: `${stat.dev}:${stat.ino}` };
+  return { fd, isBlockDevice, length, identity: fileIdentity(stat) };
+}
+
+/** What tells one file of the host from every other. */
+export function fileIdentity({ dev, ino }: fs.BigIntStats): string {
+  return `${dev}:${ino}`;
 }
 
 /**

@@ -97,7 +97,7 @@ export class RangeLock {
     if (placed === NONE) placed = yield* this.#placeLater(kind, start, end, canceled);
     if (placed >= 0) return placed;
     const token = -2 - placed;
-    yield* this.#untilGranted(token, kind, canceled);
+    if (!(yield* this.#granted(token, kind, canceled))) throw cancellation(start, end);
     return token;
   }
 
@@ -214,12 +214,13 @@ export class RangeLock {
     }
   }
 
-  *#untilGranted(token: number, kind: LockKind, canceled?: () => boolean): Co<void> {
+  /** Waits for the grant. @returns false when the request was canceled first; it has left the table then. */
+  *#granted(token: number, kind: LockKind, canceled?: () => boolean): Co<boolean> {
     const { states, slots } = this.#table;
     const slot = token % slots;
     const waiting = slotState(Math.floor(token / slots), this.#thread.index, kind, Phase.waiting);
     for (;;) {
-      if (Atomics.load(states, slot) !== waiting) return;
+      if (Atomics.load(states, slot) !== waiting) return true;
       if (canceled?.() === true) break;
       yield { kind: "condition", ready: () => Atomics.load(states, slot) !== waiting || canceled?.() === true };
     }
@@ -227,7 +228,7 @@ export class RangeLock {
     const canceledWord = inPhase(waiting, Phase.canceled);
     if (Atomics.compareExchange(states, slot, waiting, canceledWord) === waiting) this.#settle();
     else this.release(token);
-    throw cancellation(this.#table.starts[slot] as number, this.#table.ends[slot] as number);
+    return false;
   }
 
   #enter(): boolean {

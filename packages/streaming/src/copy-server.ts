@@ -5,10 +5,10 @@
  */
 import { type Co, type Runner, until } from "@spindle/base";
 import { type BlockNode, IoVector } from "@spindle/block";
+import { descriptorIo } from "@spindle/host-node";
 import { zeroRuns } from "@spindle/jobs";
 import type { CopyChannel, CopyCommand } from "./copy-channel.ts";
 import type { MeteredWaiter } from "./metered-waiter.ts";
-import { writeAt } from "./write-at.ts";
 
 export interface CopyServerOptions {
   readonly channel: CopyChannel;
@@ -61,7 +61,7 @@ export class CopyServer {
     try {
       yield* this.#read(command, buffer.subarray(0, length));
       failed = "write";
-      this.#write(command, buffer.subarray(0, length));
+      yield* this.#write(command, buffer.subarray(0, length));
       failed = undefined;
     } catch (error) {
       channel.setError(slot, error);
@@ -78,12 +78,12 @@ export class CopyServer {
     into.fill(0, present);
   }
 
-  #write({ slot, hostOffset }: CopyCommand, data: Buffer): void {
+  *#write({ slot, hostOffset }: CopyCommand, data: Buffer): Co<void> {
     const { channel, targetDescriptor, clusterSize } = this.#options;
     const mask = channel.zeroMask(slot, data.length / clusterSize);
     for (const { start, end, zero } of zeroRuns(data, clusterSize, this.#isZero)) {
       mask.fill(zero ? 1 : 0, start / clusterSize, end / clusterSize);
-      if (!zero) writeAt(targetDescriptor, data.subarray(start, end), hostOffset + start);
+      if (!zero) yield* descriptorIo.write(targetDescriptor, hostOffset + start, IoVector.of(data.subarray(start, end)));
     }
   }
 

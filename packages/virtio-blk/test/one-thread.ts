@@ -110,7 +110,7 @@ export class OneThread {
   bytes(address: number, length: number): Uint8Array {
     const views: Uint8Array[] = [];
     this.memory.translate(address, length, views);
-    return views[0] as Uint8Array;
+    return views[0] ?? new Uint8Array(0);
   }
 
   /** Writes a request header into guest memory. */

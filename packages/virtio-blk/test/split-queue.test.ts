@@ -27,7 +27,7 @@ describe.each([false, true])("with the event index %s", (eventIndex) => {
       for (let count = 0; count < batch; count++) driver.offer(submitted++ % size);
       driver.publish();
       while (device.take(chain)) {
-        expect(chain.head).toBe(taken % size);
+        if (chain.head !== taken % size) throw new Error(`took ${chain.head} as number ${taken}`);
         device.put(chain.head, taken++ % 1000);
       }
       device.publish();
@@ -35,7 +35,7 @@ describe.each([false, true])("with the event index %s", (eventIndex) => {
         if (used.id !== completed % size || used.length !== completed % 1000) throw new Error(`at ${completed}`);
         completed += 1;
       }
-      expect(completed).toBe(submitted);
+      if (completed !== submitted) throw new Error(`${completed} of ${submitted} came back`);
     }
     expect(device.fault).toBeUndefined();
   });
