@@ -8,10 +8,10 @@ import { type GuestWork, PhaseControl, REQUEST_BYTES } from "./guest-io-protocol
 
 const work = workerData as GuestWork;
 const thread = new ThreadTable(work.guest.device.threads).attach();
-const queue = new GuestQueue(work.guest, 0, thread);
+const queue = new GuestQueue(work.guest, work.queue, thread);
 const control = new PhaseControl(work.control);
 const latencies = work.latencies.map((memory) => new LatencyHistogram(memory));
-const random = new SeededRandom(work.seed);
+const random = new SeededRandom(work.queue + 1);
 const type = work.operation === "read" ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT;
 const startedMs = new Float64Array(queue.depth);
 const inFlight: number[] = [];

@@ -1,60 +1,67 @@
-/** What the threads of the guest I/O bench tell each other: the work at start, and after that one word and histograms. */
+/** What the threads of the guest I/O bench are given at their start, and the word that moves them from phase to phase. */
 import type { DiskPortHandle } from "@spindle/block";
-import { type GuestHandle, type VirtioBlkHandle } from "@spindle/virtio-blk";
+import type { GuestHandle, VirtioBlkHandle } from "@spindle/virtio-blk";
 import { LatencyHistogram } from "@spindle/workload";
 
 export const REQUEST_BYTES = 4096;
 
 export type GuestOperation = "read" | "write";
 
-/** While a phase lasts, latencies go into its histogram; those of `idle` are thrown away. */
-export const PHASES = ["idle", "alone", "streaming"] as const;
+/** Latencies go into the histogram of the phase in which they end. */
+export const PHASES = ["warm-up", "alone", "streaming"] as const;
 export type Phase = (typeof PHASES)[number];
 
 export interface GuestWork {
   readonly guest: GuestHandle;
+  readonly queue: number;
   readonly operation: GuestOperation;
   readonly depth: number;
-  readonly seed: number;
-  /** The guest's own part of the disk: where it begins and how long it is, in bytes. */
+  /** The part of the disk in which the guest works: bytes, multiples of {@link REQUEST_BYTES}. */
   readonly start: number;
   readonly length: number;
   readonly control: SharedArrayBuffer;
+  /** One histogram a phase. */
   readonly latencies: readonly SharedArrayBuffer[];
 }
 
 export interface QueueWork {
   readonly device: VirtioBlkHandle;
+  readonly queue: number;
   readonly port: DiskPortHandle;
-  /** The index that the port was opened for. */
   readonly control: SharedArrayBuffer;
 }
 
-/** The word that moves all threads from phase to phase. */
+const STOPPED = -1;
+
 export class PhaseControl {
+  readonly memory: SharedArrayBuffer;
   readonly #word: Int32Array;
 
-  static allocate(): SharedArrayBuffer {
-    return new SharedArrayBuffer(4);
-  }
-
-  constructor(memory: SharedArrayBuffer) {
+  constructor(memory: SharedArrayBuffer = new SharedArrayBuffer(4)) {
+    this.memory = memory;
     this.#word = new Int32Array(memory);
   }
 
-  enter(phase: Phase | "stop"): void {
-    Atomics.store(this.#word, 0, phase === "stop" ? -1 : PHASES.indexOf(phase));
+  enter(phase: Phase): void {
+    Atomics.store(this.#word, 0, PHASES.indexOf(phase));
   }
 
+  stop(): void {
+    Atomics.store(this.#word, 0, STOPPED);
+  }
+
+  /** The number of the phase; of the last one when it is over. */
   get phaseIndex(): number {
-    return Math.max(0, Atomics.load(this.#word, 0));
+    const index = Atomics.load(this.#word, 0);
+    return index === STOPPED ? PHASES.length : index;
   }
 
   get stopped(): boolean {
-    return Atomics.load(this.#word, 0) < 0;
+    return Atomics.load(this.#word, 0) === STOPPED;
   }
 }
 
+/** One histogram a phase, and one more for what ends after the last. */
 export function allocateLatencies(): SharedArrayBuffer[] {
-  return PHASES.map(() => LatencyHistogram.allocate());
+  return [...PHASES, "over"].map(() => LatencyHistogram.allocate());
 }

@@ -68,7 +68,6 @@ function coroutines(): Subject[] {
   const nest = function* (depth: number, inner: () => Co<number>): Co<number> {
     return depth === 1 ? yield* inner() : yield* nest(depth - 1, inner);
   };
-  // biome-ignore lint/correctness/useYield: a coroutine that need not wait does not yield.
   const ready = function* (): Co<number> {
     return 0;
   };

@@ -53,7 +53,11 @@ async function measureFormat(context: BenchContext, scratch: Scratch, format: st
     ...(daemon && {
       qemu: async () => {
         await createOverlay(overlay, length);
-        const seconds = await streamWithQemu(daemon, { driver: format, file: { driver: "file", filename: base } }, overlay);
+        const seconds = await streamWithQemu(
+          daemon,
+          { driver: format, file: { driver: "file", filename: base } },
+          overlay,
+        );
         scratch.remove("overlay.qcow2");
         return rate(seconds);
       },

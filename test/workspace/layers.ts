@@ -26,7 +26,11 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
   "@spindle/virtio-blk": { imports: BLOCK, pure: true },
   "@spindle/monitor": { imports: [...BLOCK, "@spindle/jobs"], pure: true },
   "@spindle/workload": { imports: BLOCK, pure: true },
-  "@spindle/testkit": { imports: [...BLOCK, "@spindle/formats", "@spindle/jobs"], pure: false },
+  "@spindle/testkit": {
+    imports: [...BLOCK, "@spindle/formats", "@spindle/jobs"],
+    pure: false,
+    external: ["vitest"],
+  },
   "@spindle/host-node": { imports: BLOCK, pure: false, external: ["koffi", "fzstd"] },
   "@spindle/streaming": {
     imports: [...BLOCK, "@spindle/formats", "@spindle/jobs", "@spindle/host-node"],
@@ -86,7 +90,7 @@ export function checkDeclared(workspace: Workspace): string[] {
     const target = packageName(specifier);
     if (target === undefined || target.startsWith("node:") || target === name) return [];
     const shipped = { ...manifest.dependencies, ...manifest.optionalDependencies };
-    const inSource = path.includes("/src/") && name !== "@spindle/bench";
+    const inSource = path.includes("/src/") && manifest.private !== true;
     // The test runner is installed once, at the root.
     const declared = inSource ? shipped : { ...shipped, ...manifest.devDependencies, vitest: "" };
     return target in declared ? [] : [`${path} imports ${target}, which ${name} does not declare`];

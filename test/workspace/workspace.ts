@@ -8,6 +8,7 @@ const TEXT_FILE = /\.(ts|js|json|md|yaml|yml|sh)$|^[A-Z]+$|^run$|^\.gitignore$/;
 
 export interface Manifest {
   readonly name?: string;
+  readonly private?: boolean;
   readonly scripts?: Readonly<Record<string, string>>;
   readonly exports?: Readonly<Record<string, unknown>>;
   readonly dependencies?: Readonly<Record<string, string>>;

@@ -20,6 +20,12 @@ export interface BackingPolicy {
    * @throws {BlockError} EACCES when it may not be opened.
    */
   resolve(image: string, backing: BackingFile, root: string): Co<string>;
+  /**
+   * Looks again at what was opened under a name that `resolve` gave: another file may have taken its place meanwhile.
+   * @param identity the identity of the driver that was opened
+   * @throws {BlockError} EACCES when it may not be used.
+   */
+  confirm?(filename: string, identity: string | undefined): Co<void>;
 }
 
 export interface GraphOptions {

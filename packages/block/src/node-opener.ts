@@ -132,6 +132,8 @@ export class NodeOpener {
       const filename = yield* this.#graph.backingPolicy.resolve(image, backing, scope.root ?? image);
       const file = yield* this.#open({ driver: "file", filename }, { ...scope, inline: true });
       try {
+        const { backingPolicy } = this.#graph;
+        if (backingPolicy.confirm !== undefined) yield* backingPolicy.confirm(filename, file.driver.identity);
         return yield* this.#openOver(file, backing, filename, scope);
       } catch (error) {
         yield* this.#graph.closeUnused(file);

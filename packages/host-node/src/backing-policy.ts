@@ -38,12 +38,15 @@ export class HostBackingPolicy implements BackingPolicy {
    */
   *resolve(image: string, backing: BackingFile, root: string): Co<string> {
     checkName(image, backing.filename);
-    const path = yield* realPath(resolvePath(dirname(image), backing.filename));
+    const asNamed = resolvePath(dirname(image), backing.filename);
+    // Looked at twice: already looking up a name there may do something.
+    if (isForbidden(asNamed)) throw refusal(image, backing.filename, asNamed);
+    const path = yield* realPath(asNamed);
     const named = resolvePath(root);
     const folders = [yield* realPath(dirname(named)), dirname(yield* realPath(named))];
     for (const folder of this.#allowedFolders) folders.push(yield* realPath(folder));
-    const forbidden = FORBIDDEN_FOLDERS.some((folder) => isInside(folder, path));
-    if (forbidden || !folders.some((folder) => isInside(folder, path))) throw refusal(image, backing.filename, path);
+    const allowed = !isForbidden(path) && folders.some((folder) => isInside(folder, path));
+    if (!allowed) throw refusal(image, backing.filename, path);
     return path;
   }
 
@@ -74,6 +77,10 @@ function isInside(folder: string, path: string): boolean {
   return way !== ".." && !way.startsWith(`..${sep}`) && !isAbsolute(way);
 }
 
+function isForbidden(path: string): boolean {
+  return FORBIDDEN_FOLDERS.some((folder) => isInside(folder, path));
+}
+
 function checkName(image: string, name: string): void {
   const fault = name.includes("\0")
     ? "it contains a NUL"
@@ -90,10 +97,11 @@ function checkName(image: string, name: string): void {
 }
 
 function refusal(image: string, name: string, path: string): BlockError {
-  const message =
-    `'${image}' names the backing file '${name}', which is '${path}', outside of the image's own folder; ` +
-    `allow it with --allow-backing=${dirname(path)} if you trust the image`;
-  return new BlockError("EACCES", message, { path });
+  const fault = isForbidden(path)
+    ? "which is no file that could be an image"
+    : `which is '${path}', outside of the image's own folder; ` +
+      `allow it with --allow-backing=${dirname(path)} if you trust the image`;
+  return new BlockError("EACCES", `'${image}' names the backing file '${name}', ${fault}`, { path });
 }
 
 function realPath(path: string): Co<string> {

@@ -42,7 +42,7 @@ function decompressZstdPortably(input: Uint8Array, output: Uint8Array): void {
   let length = 0;
   let ended = false;
   try {
-    if (windowSize(input) > WINDOW_SIZE_MAX) throw new RangeError("the frame asks for too large a window");
+    checkWindow(input, output.length);
     const stream = new Decompress((piece, last) => {
       if (length + piece.length > output.length) throw new RangeError("the frame gives more than it should");
       output.set(piece, length);
@@ -56,20 +56,26 @@ function decompressZstdPortably(input: Uint8Array, output: Uint8Array): void {
   if (!ended || length !== output.length) throw malformed("zstd", input, output);
 }
 
-/** What RFC 8878 (section 3.1.1.1.2) recommends decoders to support at least. fzstd takes the window's memory at once. */
-const WINDOW_SIZE_MAX = 8 * 1024 * 1024;
+/** Larger windows are refused by the reference decoder too, unless it is told otherwise. */
+const WINDOW_BYTES_MAX: number = 128 * 1024 * 1024;
 
-/** The window that a frame's header asks for (RFC 8878, section 3.1.1.1); frames of a single segment have none. */
-function windowSize(frame: Uint8Array): number {
+/**
+ * Refuses a frame whose header (RFC 8878, section 3.1.1.1) asks for more memory than its output needs: fzstd takes the
+ * window at once, and a frame of a single segment has a window as long as its content.
+ */
+function checkWindow(frame: Uint8Array, outputLength: number): void {
   const descriptor = frame[4] ?? 0;
-  const singleSegment = (descriptor & 0x20) !== 0;
-  if (singleSegment) return contentSize(frame, descriptor);
+  const isSingleSegment = (descriptor & 0x20) !== 0;
+  if (isSingleSegment) {
+    if (contentSize(frame, descriptor) > outputLength) throw new RangeError("the frame gives more than it should");
+    return;
+  }
   const byte = frame[5] ?? 0;
   const base = 2 ** (10 + (byte >> 3));
-  return base + (base / 8) * (byte & 7);
+  if (base + (base / 8) * (byte & 7) > WINDOW_BYTES_MAX) throw new RangeError("the frame asks for too large a window");
 }
 
-/** The content size of a single-segment frame, which is its window too. */
+/** The content size of a single-segment frame. */
 function contentSize(frame: Uint8Array, descriptor: number): number {
   const at = 5 + ([0, 1, 2, 4][descriptor & 3] as number);
   const width = [1, 2, 4, 8][descriptor >> 6] as number;

@@ -38,11 +38,12 @@ export async function listenUnix(
   });
   await bindPrivately(server, path);
   return {
-    close: () =>
-      new Promise((resolve) => {
-        server.close(() => resolve());
-        for (const socket of sockets) socket.destroy();
-      }),
+    async close() {
+      const ends = [...sockets].map((socket) => new Promise((resolve) => socket.once("close", resolve)));
+      ends.push(new Promise((resolve) => server.close(resolve)));
+      for (const socket of sockets) socket.destroy();
+      await Promise.all(ends);
+    },
   };
 }
 

@@ -9,7 +9,7 @@ import { zeroRuns } from "./zero-runs.ts";
 
 /** Copies side by side, as far as memory allows. */
 const DEPTH_DEFAULT = 16;
-const BUFFER_BYTES_MAX = 32 * 1024 * 1024;
+const BUFFER_BYTES_MAX = 8 * 1024 * 1024;
 
 export class LocalCopier implements Copier {
   readonly capacity: number;
@@ -29,6 +29,11 @@ export class LocalCopier implements Copier {
     this.#bufferBytes = Math.max(options.chunk, options.top.trackingUnit);
     const fitting = Math.max(1, Math.floor(BUFFER_BYTES_MAX / this.#bufferBytes));
     this.capacity = Math.min(options.depth ?? DEPTH_DEFAULT, fitting);
+  }
+
+  /** Copies that have ended well. */
+  get copies(): number {
+    return this.#copies;
   }
 
   *copy(offset: number, length: number): Co<CopyOutcome> {

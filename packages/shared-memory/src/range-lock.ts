@@ -7,7 +7,7 @@ import { assert, BlockError, type Co } from "@spindle/base";
 import { conflict, type LockKind } from "./lock-kind.ts";
 import { Mutex } from "./mutex.ts";
 import { generationOf, inPhase, kindOf, Phase, phaseOf, slotState, threadOf } from "./slot-state.ts";
-import { MUTEX_WORD, NONE, SlotTable, STATISTICS } from "./slot-table.ts";
+import { BEFORE_ALL, LAST, MUTEX_WORD, NONE, SlotTable, STATISTICS } from "./slot-table.ts";
 import type { Thread } from "./thread-table.ts";
 
 /** Requests in flight and waiting, unless `slots` says otherwise. */
@@ -53,13 +53,12 @@ export class RangeLock {
   readonly #thread: Thread;
   readonly #table: SlotTable;
   readonly #mutex: Mutex;
-  #ringAll = false;
 
   /** @param options `slots`: requests in flight and waiting at most, 1 to 2048; more of them wait for a slot */
   static create(options: { slots?: number } = {}): RangeLockHandle {
     const slots = options.slots ?? DEFAULT_SLOTS;
     assert(Number.isInteger(slots) && slots >= 1 && slots <= DEFAULT_SLOTS, "a range lock has 1 to 2048 slots");
-    return { memory: new SharedArrayBuffer(SlotTable.bytes(slots)), slots };
+    return { memory: SlotTable.create(slots), slots };
   }
 
   /** @param thread the calling thread; all users of one lock are attached to the same thread table */
@@ -75,10 +74,7 @@ export class RangeLock {
    */
   tryAcquire(kind: LockKind, start: number, end: number): number {
     checkRange(start, end);
-    if (!this.#enter()) return NONE;
-    const token = this.#table.place(kind, start, end, this.#thread.index, false);
-    this.#leave();
-    return token;
+    return this.#attempt(kind, start, end, false);
   }
 
   /**
@@ -89,11 +85,7 @@ export class RangeLock {
    */
   *acquire(kind: LockKind, start: number, end: number, canceled?: () => boolean): Co<number> {
     checkRange(start, end);
-    let placed = NONE;
-    if (this.#enter()) {
-      placed = this.#table.place(kind, start, end, this.#thread.index, true);
-      this.#leave();
-    }
+    let placed = this.#attempt(kind, start, end, true);
     if (placed === NONE) placed = yield* this.#placeLater(kind, start, end, canceled);
     if (placed >= 0) return placed;
     const token = -2 - placed;
@@ -128,7 +120,7 @@ export class RangeLock {
   oldestTicket(): number {
     if (!this.#enter()) return 0;
     let oldest = Number.POSITIVE_INFINITY;
-    for (const slot of this.#table.active()) {
+    for (const slot of this.#slots()) {
       const ticket = this.#table.tickets[slot] as number;
       if (ticket < oldest && isInFlight(Atomics.load(this.#table.states, slot))) oldest = ticket;
     }
@@ -143,11 +135,11 @@ export class RangeLock {
   conflicts(kind: LockKind, start: number, end: number): readonly { start: number; end: number }[] {
     if (!this.#enter()) return [{ start, end }];
     const ranges: { start: number; end: number }[] = [];
-    for (const slot of this.#table.active()) {
-      const range = { start: this.#table.starts[slot] as number, end: this.#table.ends[slot] as number };
-      if (range.start >= end || range.end <= start) continue;
-      const state = Atomics.load(this.#table.states, slot);
-      if (phaseOf(state) === Phase.granted && conflict(kind, kindOf(state))) ranges.push(range);
+    const table = this.#table;
+    for (let slot = table.overlap(0, start, end); slot !== NONE; slot = table.overlap(slot + 1, start, end)) {
+      const state = Atomics.load(table.states, slot);
+      if (phaseOf(state) !== Phase.granted || !conflict(kind, kindOf(state))) continue;
+      ranges.push({ start: table.starts[slot] as number, end: table.ends[slot] as number });
     }
     this.#leave();
     return ranges;
@@ -157,7 +149,7 @@ export class RangeLock {
   inFlight(): readonly InFlightRequest[] {
     const entered = this.#enter();
     const requests: InFlightRequest[] = [];
-    for (const slot of this.#table.active()) {
+    for (const slot of this.#slots()) {
       const state = Atomics.load(this.#table.states, slot);
       if (!isInFlight(state)) continue;
       requests.push({
@@ -204,11 +196,8 @@ export class RangeLock {
     const thread = this.#thread;
     for (;;) {
       const seen = thread.snapshot();
-      if (this.#enterOrAsk()) {
-        const placed = this.#table.place(kind, start, end, thread.index, true);
-        this.#leave();
-        if (placed !== NONE) return placed;
-      }
+      const placed = this.#attempt(kind, start, end, true, true);
+      if (placed !== NONE) return placed;
       yield { kind: "condition", ready: () => thread.snapshot() !== seen || canceled?.() === true };
       if (canceled?.() === true) throw cancellation(start, end);
     }
@@ -231,13 +220,30 @@ export class RangeLock {
     return false;
   }
 
+  /** The slots in use. */
+  #slots(): number[] {
+    const slots: number[] = [];
+    for (let slot = this.#table.overlap(0, BEFORE_ALL, LAST); slot !== NONE; ) {
+      slots.push(slot);
+      slot = this.#table.overlap(slot + 1, BEFORE_ALL, LAST);
+    }
+    return slots;
+  }
+
+  /** Enters the request. With `ask` this thread is rung when that failed and may succeed now. */
+  #attempt(kind: LockKind, start: number, end: number, mayWait: boolean, ask = false): number {
+    if (!(this.#enter() || (ask && this.#enterOrAsk()))) return NONE;
+    const placed = this.#table.place(kind, start, end, this.#thread.index, mayWait);
+    this.#leave();
+    return placed;
+  }
+
   #enter(): boolean {
     return this.#mutex.tryLock() || this.#mutex.spin();
   }
 
-  /** Enters, or makes sure that this thread is rung when it can enter. */
+  /** Makes sure that this thread is rung when it can enter, unless it can right now. */
   #enterOrAsk(): boolean {
-    if (this.#enter()) return true;
     this.#table.wantMutex(this.#thread.index);
     return this.#mutex.lockOrNote();
   }
@@ -250,12 +256,9 @@ export class RangeLock {
   /** Does what notes ask for. @returns how many requests of dead threads were freed. */
   #collect(): number {
     this.#table.offerMutex();
-    if (!this.#table.hasDead()) {
-      this.#table.sweep();
-      return 0;
-    }
-    this.#ringAll = true;
-    return this.#table.rebuild();
+    if (this.#table.hasDead()) return this.#table.rebuild();
+    this.#table.sweep();
+    return 0;
   }
 
   #collectAndLeave(): number {
@@ -266,24 +269,12 @@ export class RangeLock {
 
   #leave(): void {
     while (!this.#mutex.unlock()) this.#collect();
-    if (this.#ringAll) this.#ringEveryone();
-    else this.#ringRemembered();
-  }
-
-  #ringRemembered(): void {
     const { rings } = this.#table;
     for (let word = 0; word < 2; word++) {
       let rest = rings[word] as number;
       rings[word] = 0;
       for (; rest !== 0; rest &= rest - 1) this.#thread.table.ring(word * 32 + 31 - Math.clz32(rest & -rest));
     }
-  }
-
-  /** The dead may have granted and not rung any more. */
-  #ringEveryone(): void {
-    this.#ringAll = false;
-    this.#table.rings.fill(0);
-    this.#thread.table.ringAll();
   }
 
   #stealFromDead(): boolean {

@@ -8,6 +8,9 @@ import { freed, generationOf, inPhase, kindOf, Phase, phaseOf, slotState, thread
 /** Waiting copies are overtaken by this many conflicting requests; then they take their turn among the others. */
 const BYPASS_LIMIT = 16;
 
+/** In both words of a set of threads. */
+const ALL_THREADS = -1;
+
 const KINDS = 5;
 const HEADER_WORDS = 64;
 
@@ -30,8 +33,11 @@ const MUTEX_WAITS: number = SLOT_WAITS + 1;
 /** No slot, or none now. */
 export const NONE = -1;
 
-/** The ticket of a request that comes behind everyone. */
-const LAST = Number.POSITIVE_INFINITY;
+/** The ticket of a request that comes behind everyone, and the end of a range that covers everything. */
+export const LAST: number = Number.POSITIVE_INFINITY;
+
+/** Below every offset: where a range begins that covers everything, and where the ranges of free slots end. */
+export const BEFORE_ALL = -1;
 
 /** The words from the statistics on that count how often which kind waited for which. */
 export const STATISTICS: { readonly first: number; readonly kinds: number } = { first: WAITS, kinds: KINDS };
@@ -48,9 +54,13 @@ export class SlotTable {
   /** Threads to ring when the mutex is free again: bits of this thread's own memory. */
   readonly rings: Int32Array = new Int32Array(2);
 
-  static bytes(slots: number): number {
+  /** Makes the memory of an empty table. */
+  static create(slots: number): SharedArrayBuffer {
     const words = HEADER_WORDS + activeWords(slots) + 2 * evenly(slots);
-    return words * Int32Array.BYTES_PER_ELEMENT + 3 * slots * Float64Array.BYTES_PER_ELEMENT;
+    const bytes = words * Int32Array.BYTES_PER_ELEMENT + 3 * slots * Float64Array.BYTES_PER_ELEMENT;
+    const memory = new SharedArrayBuffer(bytes);
+    new SlotTable(memory, slots).ends.fill(BEFORE_ALL);
+    return memory;
   }
 
   constructor(memory: SharedArrayBuffer, slots: number) {
@@ -98,24 +108,20 @@ export class SlotTable {
       this.#add(WAITING, 1);
       Atomics.store(this.states, slot, slotState(generation, thread, kind, Phase.waiting));
     }
-    if (promoted) this.regrant(LockKind.change, 0, LAST);
+    if (promoted) this.regrant(LockKind.change, BEFORE_ALL, LAST);
     return blocker === NONE ? token : -2 - token;
   }
 
   /** The slot of a request that stands in the way of this one, or NONE. `ticket` and `self` are those of a waiting request. */
   blocker(kind: LockKind, start: number, end: number, ticket: number, self: number): number {
     const mask = CONFLICTS[kind] as number;
-    const words = this.words[ACTIVE_END] as number;
-    for (let word = 0; word < words; word++) {
-      for (let rest = this.#active[word] as number; rest !== 0; rest &= rest - 1) {
-        const slot = word * 32 + lowestBit(rest);
-        if ((this.starts[slot] as number) >= end || (this.ends[slot] as number) <= start || slot === self) continue;
-        const state = Atomics.load(this.states, slot);
-        if (((mask >> kindOf(state)) & 1) === 0) continue;
-        const phase = phaseOf(state);
-        if (phase === Phase.granted) return slot;
-        if (phase === Phase.waiting && this.#precedes(slot, state, kind, ticket, self)) return slot;
-      }
+    for (let slot = this.overlap(0, start, end); slot !== NONE; slot = this.overlap(slot + 1, start, end)) {
+      if (slot === self) continue;
+      const state = Atomics.load(this.states, slot);
+      if (((mask >> kindOf(state)) & 1) === 0) continue;
+      const phase = phaseOf(state);
+      if (phase === Phase.granted) return slot;
+      if (phase === Phase.waiting && this.#precedes(slot, state, kind, ticket, self)) return slot;
     }
     return NONE;
   }
@@ -124,10 +130,11 @@ export class SlotTable {
   retire(slot: number, state: number): void {
     const phase = phaseOf(state);
     if (phase === Phase.waiting || phase === Phase.canceled) this.#add(WAITING, -1);
+    const end = this.ends[slot] as number;
     this.#deactivate(slot);
     Atomics.store(this.states, slot, freed(state));
     this.#offerSlot();
-    this.regrant(kindOf(state), this.starts[slot] as number, this.ends[slot] as number);
+    this.regrant(kindOf(state), this.starts[slot] as number, end);
   }
 
   /**
@@ -136,26 +143,17 @@ export class SlotTable {
    */
   regrant(kind: LockKind, start: number, end: number): void {
     if (this.words[WAITING] === 0) return;
-    const words = this.words[ACTIVE_END] as number;
-    for (let word = 0; word < words; word++) {
-      for (let rest = this.#active[word] as number; rest !== 0; rest &= rest - 1) {
-        const slot = word * 32 + lowestBit(rest);
-        if ((this.starts[slot] as number) >= end || (this.ends[slot] as number) <= start) continue;
-        const state = Atomics.load(this.states, slot);
-        if (phaseOf(state) === Phase.waiting && conflict(kind, kindOf(state))) this.#grantIfFree(slot, state);
-      }
+    for (let slot = this.overlap(0, start, end); slot !== NONE; slot = this.overlap(slot + 1, start, end)) {
+      const state = Atomics.load(this.states, slot);
+      if (phaseOf(state) === Phase.waiting && conflict(kind, kindOf(state))) this.#grantIfFree(slot, state);
     }
   }
 
   /** Frees every slot whose thread left it behind without the mutex. */
   sweep(): void {
-    const words = this.words[ACTIVE_END] as number;
-    for (let word = 0; word < words; word++) {
-      for (let rest = this.#active[word] as number; rest !== 0; rest &= rest - 1) {
-        const slot = word * 32 + lowestBit(rest);
-        const state = Atomics.load(this.states, slot);
-        if (phaseOf(state) >= Phase.canceled) this.retire(slot, state);
-      }
+    for (let slot = this.overlap(0, BEFORE_ALL, LAST); slot !== NONE; slot = this.overlap(slot + 1, BEFORE_ALL, LAST)) {
+      const state = Atomics.load(this.states, slot);
+      if (phaseOf(state) >= Phase.canceled) this.retire(slot, state);
     }
   }
 
@@ -174,18 +172,22 @@ export class SlotTable {
     for (let slot = 0; slot < this.slots; slot++) {
       const state = Atomics.load(this.states, slot);
       const phase = phaseOf(state);
-      if (phase === Phase.free) continue;
       const dead = hasBit(low, high, threadOf(state));
-      if (dead) count += 1;
-      if (dead || phase >= Phase.canceled) Atomics.store(this.states, slot, freed(state));
-      else {
+      if (phase === Phase.free) this.ends[slot] = BEFORE_ALL;
+      else if (dead || phase >= Phase.canceled) {
+        if (dead) count += 1;
+        this.ends[slot] = BEFORE_ALL;
+        Atomics.store(this.states, slot, freed(state));
+      } else {
         this.#activate(slot);
         if (phase === Phase.waiting) this.#add(WAITING, 1);
       }
     }
-    this.regrant(LockKind.change, 0, LAST);
+    this.regrant(LockKind.change, BEFORE_ALL, LAST);
     Atomics.and(this.words, DEAD, ~low);
     Atomics.and(this.words, DEAD + 1, ~high);
+    // The dead may have granted and not rung any more.
+    this.rings.fill(ALL_THREADS);
     return count;
   }
 
@@ -224,12 +226,16 @@ export class SlotTable {
     }
   }
 
-  /** The slots in use, in no order. */
-  *active(): Generator<number> {
-    const words = this.words[ACTIVE_END] as number;
-    for (let word = 0; word < words; word++) {
-      for (let rest = this.#active[word] as number; rest !== 0; rest &= rest - 1) yield word * 32 + lowestBit(rest);
+  /** The next slot in use, from `from` on, that overlaps the range; NONE when there is none. */
+  overlap(from: number, start: number, end: number): number {
+    const { starts, ends } = this;
+    const active = this.#active;
+    const limit = Math.min((this.words[ACTIVE_END] as number) * 32, this.slots);
+    for (let slot = from; slot < limit; slot++) {
+      if ((slot & 31) === 0 && active[slot >> 5] === 0) slot += 31;
+      else if ((ends[slot] as number) > start && (starts[slot] as number) < end) return slot;
     }
+    return NONE;
   }
 
   #grantIfFree(slot: number, state: number): void {
@@ -257,17 +263,12 @@ export class SlotTable {
   #passCopies(kind: LockKind, start: number, end: number): boolean {
     if (this.words[WAITING] === 0 || kind === LockKind.copy || !conflict(kind, LockKind.copy)) return false;
     let promoted = false;
-    const words = this.words[ACTIVE_END] as number;
-    for (let word = 0; word < words; word++) {
-      for (let rest = this.#active[word] as number; rest !== 0; rest &= rest - 1) {
-        const slot = word * 32 + lowestBit(rest);
-        if ((this.starts[slot] as number) >= end || (this.ends[slot] as number) <= start) continue;
-        const state = Atomics.load(this.states, slot);
-        if (kindOf(state) !== LockKind.copy || phaseOf(state) !== Phase.waiting) continue;
-        const bypassed = (this.#bypassed[slot] as number) + 1;
-        this.#bypassed[slot] = bypassed;
-        if (bypassed === BYPASS_LIMIT) promoted = true;
-      }
+    for (let slot = this.overlap(0, start, end); slot !== NONE; slot = this.overlap(slot + 1, start, end)) {
+      const state = Atomics.load(this.states, slot);
+      if (kindOf(state) !== LockKind.copy || phaseOf(state) !== Phase.waiting) continue;
+      const bypassed = (this.#bypassed[slot] as number) + 1;
+      this.#bypassed[slot] = bypassed;
+      if (bypassed === BYPASS_LIMIT) promoted = true;
     }
     return promoted;
   }
@@ -309,6 +310,7 @@ export class SlotTable {
   #deactivate(slot: number): void {
     const word = slot >> 5;
     this.#active[word] = (this.#active[word] as number) & ~(1 << (slot & 31));
+    this.ends[slot] = BEFORE_ALL;
     let end = this.words[ACTIVE_END] as number;
     while (end > 0 && this.#active[end - 1] === 0) end -= 1;
     this.words[ACTIVE_END] = end;

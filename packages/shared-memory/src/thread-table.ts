@@ -51,13 +51,6 @@ export class ThreadTable {
     this.#doorbells[index]?.ring();
   }
 
-  /** Rings every attached thread. */
-  ringAll(): void {
-    for (let index = 0; index < MAX_THREADS; index++) {
-      if (Atomics.load(this.#words, index * THREAD_WORDS + STATE) === ATTACHED) this.ring(index);
-    }
-  }
-
   /**
    * Gives the index of a thread back that died attached. First {@link RangeLock.recover} every lock that it used: a new
    * thread with the same index would be taken for the dead one.

@@ -28,7 +28,7 @@ export interface CopyCompletion {
   readonly slot: number;
   /** The half that failed, if one did. */
   readonly failed: "read" | "write" | undefined;
-  /** Milliseconds that the worker has slept since its last completion. */
+  /** Milliseconds that the worker has slept over copies in flight since its last completion. */
   readonly idleMs: number;
 }
 

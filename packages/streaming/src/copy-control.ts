@@ -16,6 +16,8 @@ export interface CopyWorkerOptions {
 }
 
 export interface CopyControl {
+  /** Answers as soon as the worker can hear. */
+  ready(): void;
   /**
    * Opens the chain.
    * @returns the worker's index in the thread table.

@@ -20,8 +20,10 @@ export interface PendingCopy {
 }
 
 export type CopyResult =
-  | { readonly failed: undefined; readonly zeroMask: Uint8Array }
-  | { readonly failed: "read" | "write"; readonly error: Error };
+  | { readonly kind: "done"; readonly zeroMask: Uint8Array }
+  | { readonly kind: "read" | "write"; readonly error: Error }
+  /** No worker can do it. */
+  | { readonly kind: "orphaned" };
 
 export interface CopyLaneOptions {
   readonly channel: CopyChannel;
@@ -87,8 +89,8 @@ export class CopyLane {
       assert(copy !== undefined, "a worker completed what it was not asked for");
       copy.result =
         failed === undefined
-          ? { failed, zeroMask: this.#channel.zeroMask(slot, copy.length / this.#clusterSize).slice() }
-          : { failed, error: this.#channel.error(slot) };
+          ? { kind: "done", zeroMask: this.#channel.zeroMask(slot, copy.length / this.#clusterSize).slice() }
+          : { kind: failed, error: this.#channel.error(slot) };
       this.#copies.delete(slot);
       this.#freeSlots.push(slot);
       this.#control.ended(idleMs, nowMs);

@@ -10,7 +10,6 @@ import type { Thread, ThreadTableHandle } from "@spindle/shared-memory";
 import { Piscina } from "piscina";
 import { LaneStarter } from "./lane-starter.ts";
 import { PoolCopier } from "./pool-copier.ts";
-import { settled } from "./settled.ts";
 
 /** Threads of all jobs together; the thread table has room for as many again. */
 const THREADS_MAX = 32;
@@ -63,12 +62,8 @@ export class CopyPool {
         this.#threadsInUse += change;
       },
     });
-    const lanes = yield* settled(() => starter.startAll(workers));
-    if (lanes.length === 0) return new LocalCopier(options, starter.failure ?? "no worker started");
     const { clock, runner } = this.#options;
-    const copier = new PoolCopier({ ...options, clusters, clock, runner, lanes, source: starter });
-    starter.watch(copier);
-    return copier;
+    return new PoolCopier({ ...options, clusters, clock, runner, starter, workers });
   }
 
   #startPiscina(): Piscina {

@@ -29,7 +29,6 @@ export class CopyServer {
   readonly #options: CopyServerOptions;
   readonly #zeroes: Buffer;
   readonly #buffers: Buffer[] = [];
-  #inFlight = 0;
 
   constructor(options: CopyServerOptions) {
     this.#options = options;
@@ -38,17 +37,17 @@ export class CopyServer {
 
   /** Ends when the channel is stopped and nothing is in flight. */
   *serve(): Co<void> {
-    const { channel, runner } = this.#options;
+    const { channel, runner, waiter } = this.#options;
     for (;;) {
       yield* until(() => channel.hasCommand || channel.stopped);
       for (let command = channel.popCommand(); command !== undefined; command = channel.popCommand()) {
-        this.#inFlight += 1;
+        waiter.copies += 1;
         runner.spawn(this.#execute(command), () => {
-          this.#inFlight -= 1;
+          waiter.copies -= 1;
         });
       }
       if (!channel.stopped) continue;
-      yield* until(() => this.#inFlight === 0);
+      yield* until(() => waiter.copies === 0);
       return;
     }
   }
@@ -83,7 +82,8 @@ export class CopyServer {
     const mask = channel.zeroMask(slot, data.length / clusterSize);
     for (const { start, end, zero } of zeroRuns(data, clusterSize, this.#isZero)) {
       mask.fill(zero ? 1 : 0, start / clusterSize, end / clusterSize);
-      if (!zero) yield* descriptorIo.write(targetDescriptor, hostOffset + start, IoVector.of(data.subarray(start, end)));
+      if (!zero)
+        yield* descriptorIo.write(targetDescriptor, hostOffset + start, IoVector.of(data.subarray(start, end)));
     }
   }
 

@@ -4,9 +4,8 @@
  */
 import type { MessagePort } from "node:worker_threads";
 import { assert, SyncRunner } from "@spindle/base";
-import { type BlockNode, closeShared, DriverRegistry, openShared } from "@spindle/block";
-import { formatDrivers } from "@spindle/formats";
-import { hostDrivers, nodeEnvironment } from "@spindle/host-node";
+import { type BlockNode, closeShared, openShared } from "@spindle/block";
+import { nodeEnvironment } from "@spindle/host-node";
 import { type Thread, ThreadTable } from "@spindle/shared-memory";
 import { expose } from "comlink";
 import nodeEndpoint from "comlink/dist/esm/node-adapter.mjs";
@@ -14,6 +13,7 @@ import { CopyChannel } from "./copy-channel.ts";
 import type { CopyControl, CopyWorkerOptions } from "./copy-control.ts";
 import { CopyServer } from "./copy-server.ts";
 import { MeteredWaiter } from "./metered-waiter.ts";
+import { workerDrivers } from "./worker-drivers.ts";
 
 class CopyWorker implements CopyControl {
   readonly #ended: () => void;
@@ -26,14 +26,15 @@ class CopyWorker implements CopyControl {
     this.#failed = failed;
   }
 
+  ready(): void {}
+
   open(options: CopyWorkerOptions): number {
     const { clock } = this.#environment;
     const thread = new ThreadTable(options.threads).attach();
     try {
       const waiter = new MeteredWaiter(thread, clock);
       const runner = new SyncRunner(clock, waiter);
-      const registry = new DriverRegistry([...formatDrivers, ...hostDrivers]);
-      const chain = runner.run(openShared(options.chain, registry, this.#environment));
+      const chain = runner.run(openShared(options.chain, workerDrivers(), this.#environment));
       const ringOwner = (): void => thread.table.ring(options.ownerThread);
       const channel = new CopyChannel(options.channel);
       const server = new CopyServer({ ...options, channel, chain, runner, waiter, ringOwner });

@@ -1,9 +1,9 @@
 /**
- * How many copies one worker has in flight. It begins with two, so that the next is there when one ends, and doubles
- * while the worker, given as many as it may have, still sleeps: then it waits for the chain and not for the processor.
+ * How many copies one worker has in flight. It begins with a few, so that the next is there when one ends, and doubles
+ * while the worker sleeps although it has as many as it may: then it waits for the chain and not for the processor.
  */
 
-const DEPTH_START = 2;
+const DEPTH_START = 4;
 
 /** A worker that sleeps for a larger part of its time than this can take more. */
 const IDLE_PART = 0.15;
@@ -34,7 +34,7 @@ export class DepthControl {
     if (inFlight >= this.#depth) this.#wasFull = true;
   }
 
-  /** A copy ended, and the worker has slept `idleMs` since the one before. */
+  /** A copy ended, and the worker has slept `idleMs` over copies in flight since the one before. */
   ended(idleMs: number, nowMs: number): void {
     if (this.#windowStartMs === undefined) {
       this.#windowStartMs = nowMs;

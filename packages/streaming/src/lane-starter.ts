@@ -8,31 +8,35 @@ import type { Piscina } from "piscina";
 import { CopyChannel } from "./copy-channel.ts";
 import type { CopyControl, CopyWorkerOptions } from "./copy-control.ts";
 import { CopyLane } from "./copy-lane.ts";
-import type { LaneSource, PoolCopier } from "./pool-copier.ts";
 import { settled } from "./settled.ts";
 
 /** Memory for the buffers of one worker, in bytes. */
-const BUFFER_BYTES_MAX = 32 * 1024 * 1024;
+const BUFFER_BYTES_MAX = 16 * 1024 * 1024;
 const DEPTH_MAX = 64;
 
-/** Workers that one job replaces at most: a job whose workers keep dying fails. */
+/** Workers that one job replaces at most: what kills so many is in the image, and would kill the next one too. */
 const RESTARTS_MAX = 16;
+
+/** Who uses the lanes. */
+export interface LaneUser {
+  laneStarted(lane: CopyLane): void;
+  laneDied(lane: CopyLane): void;
+}
 
 export interface LaneStarterOptions {
   readonly piscina: Piscina;
   readonly owner: Thread;
+  /** The depth that the user wants; undefined to find out. */
   readonly depth: number | undefined;
   readonly worker: Omit<CopyWorkerOptions, "channel" | "ownerThread">;
   /** Told 1 when a thread is taken and -1 when it is given back. */
   readonly threadUsed: (change: 1 | -1) => void;
 }
 
-export class LaneStarter implements LaneSource {
+export class LaneStarter {
   readonly #options: LaneStarterOptions;
-  /** The tasks of workers that have not ended. */
+  /** The tasks of workers that use the files of the job. */
   readonly #tasks: Set<Promise<void>> = new Set();
-  #copier: PoolCopier | undefined;
-  #dead: CopyLane[] = [];
   #starting = 0;
   #restarts = 0;
   #closing = false;
@@ -46,90 +50,95 @@ export class LaneStarter implements LaneSource {
   get starting(): number {
     return this.#starting;
   }
+  /** Workers that replaced dead ones. */
   get restarts(): number {
     return this.#restarts;
   }
-  /** Why a worker could not be started. */
+  /** Why the last worker that failed did so. */
   get failure(): string | undefined {
     return this.#failure;
   }
 
-  /** @returns the lanes of the workers that could be started. */
-  async startAll(count: number): Promise<CopyLane[]> {
-    const lanes = await Promise.all(Array.from({ length: count }, () => this.#start()));
-    return lanes.filter((lane) => lane !== undefined);
+  /** Starts workers; the user hears of each as soon as it can copy. */
+  start(count: number, user: LaneUser): void {
+    for (let index = 0; index < count; index++) {
+      this.#starting += 1;
+      void this.#startOne(user).finally(() => {
+        this.#starting -= 1;
+        // The user's coroutines look again at who is there.
+        this.#options.owner.ring();
+      });
+    }
   }
 
-  /** From now on the copier hears of workers that die and of those that replace them. */
-  watch(copier: PoolCopier): void {
-    this.#copier = copier;
-    for (const lane of this.#dead) this.#died(lane);
-    this.#dead = [];
-  }
-
-  /** Waits for the end of all workers; they have been told to stop. */
+  /** Waits until no worker uses the job's files any more. Those in use have been told to stop; the others never begin. */
   *close(): Co<void> {
     this.#closing = true;
     yield* settled(() => Promise.all(this.#tasks));
   }
 
-  async #start(): Promise<CopyLane | undefined> {
-    const { piscina, owner, depth, worker, threadUsed } = this.#options;
-    const { clusterSize, copyBytesMax } = worker;
-    const slotCount = Math.max(1, Math.min(DEPTH_MAX, Math.floor(BUFFER_BYTES_MAX / copyBytesMax)));
-    const channel = CopyChannel.create(slotCount, copyBytesMax / clusterSize);
+  async #startOne(user: LaneUser): Promise<void> {
+    const { piscina, threadUsed } = this.#options;
     const { port1, port2 } = new MessageChannel();
     const control = wrap<CopyControl>(nodeEndpoint(port1));
+    const worker: { lane?: CopyLane; dead: boolean } = { dead: false };
     threadUsed(1);
-    this.#starting += 1;
     const task: Promise<void> = piscina.run({ port: port2 }, { transferList: [port2] });
-    let lane: CopyLane | undefined;
-    let ended = false;
     const over = task
       .catch((error: unknown) => {
-        ended = true;
-        this.#failure = error instanceof Error ? error.message : String(error);
-        if (lane !== undefined) this.#died(lane);
+        worker.dead = true;
+        this.#fail(error);
+        if (worker.lane !== undefined) this.#died(worker.lane, user);
       })
       .finally(() => {
         this.#tasks.delete(over);
         port1.close();
         threadUsed(-1);
       });
+    await Promise.race([control.ready(), over]);
+    if (worker.dead) return;
+    if (this.#closing) {
+      await Promise.race([control.close(), over]);
+      return;
+    }
     this.#tasks.add(over);
+    const lane = await this.#open(control, over);
+    if (lane === undefined || worker.dead) return;
+    worker.lane = lane;
+    user.laneStarted(lane);
+    // What goes wrong while it serves ends its task, and is heard of there.
+    void serveAndClose(control).catch(() => {});
+  }
+
+  async #open(control: Remote<CopyControl>, over: Promise<void>): Promise<CopyLane | undefined> {
+    const { owner, depth, worker } = this.#options;
+    const { clusterSize, copyBytesMax } = worker;
+    const slotCount = Math.max(1, Math.min(DEPTH_MAX, Math.floor(BUFFER_BYTES_MAX / copyBytesMax)));
+    const channel = CopyChannel.create(slotCount, copyBytesMax / clusterSize);
     try {
       const opened = control.open({ ...worker, channel, ownerThread: owner.index });
-      const workerThread = await Promise.race([opened, over.then(() => undefined)]);
-      if (workerThread === undefined || ended) return undefined;
-      lane = new CopyLane({ channel: new CopyChannel(channel), owner, workerThread, clusterSize, depth });
-      // What goes wrong while it serves ends its task, and is heard of there.
-      void serveAndClose(control).catch(() => {});
-      return lane;
+      const workerThread = await Promise.race([opened, over]);
+      if (workerThread === undefined) return undefined;
+      return new CopyLane({ channel: new CopyChannel(channel), owner, workerThread, clusterSize, depth });
     } catch (error) {
-      this.#failure = error instanceof Error ? error.message : String(error);
+      this.#fail(error);
       await Promise.race([control.close(), over]);
       return undefined;
-    } finally {
-      this.#starting -= 1;
     }
   }
 
-  #died(lane: CopyLane): void {
+  #fail(error: unknown): void {
+    this.#failure = error instanceof Error ? error.message : String(error);
+  }
+
+  #died(lane: CopyLane, user: LaneUser): void {
     const { owner } = this.#options;
     owner.table.free(lane.workerThread);
-    if (this.#copier === undefined) {
-      this.#dead.push(lane);
-      return;
-    }
-    this.#copier.laneDied(lane);
     if (!this.#closing && this.#restarts < RESTARTS_MAX) {
       this.#restarts += 1;
-      void this.#start().then((replacement) => {
-        if (replacement !== undefined) this.#copier?.laneStarted(replacement);
-        // The copier's coroutines look again at who is there.
-        owner.ring();
-      });
+      this.start(1, user);
     }
+    user.laneDied(lane);
     owner.ring();
   }
 }

@@ -1,41 +1,45 @@
 /**
  * A stream job's copier on worker threads. The owner reserves host clusters, a worker reads and writes, and the owner
- * then makes the image point at what was written. A copy whose worker dies is given to another one; the stream job
- * holds its range all the while, so nobody else has touched it.
+ * then makes the image point at what was written. A copy whose worker dies is given to another one, or done here; the
+ * stream job holds its range all the while, so nobody else has touched it. Threads take a while to start, so short jobs
+ * do without, and long ones begin without.
  */
 import { alignUp, BlockError, type Clock, type Co, type Runner, until } from "@spindle/base";
 import type { Allocation, BlockNode, ClusterMap } from "@spindle/block";
 import { attributed, type Copier, type CopierOptions, type CopyOutcome, LocalCopier } from "@spindle/jobs";
-import type { CopyLane, PendingCopy } from "./copy-lane.ts";
+import type { CopyLane, CopyResult, PendingCopy } from "./copy-lane.ts";
+import type { LaneStarter, LaneUser } from "./lane-starter.ts";
 
-/** A copy that has cost so many workers is given up: it is what kills them. */
+/** A copy that has cost so many workers is done on the owner's thread: perhaps it is what kills them. */
 const DEATHS_MAX = 3;
 
-/** Starts workers for one job, and tells when one dies. */
-export interface LaneSource {
-  /** Whether lanes may still come after all present ones are gone. */
-  readonly starting: number;
-  close(): Co<void>;
-  readonly restarts: number;
-}
+/** Workers are started for jobs that have copied so much, or taken so long, without them. */
+const START_BYTES = 8 * 1024 * 1024;
+const START_MS = 50;
+
+/** Where lanes come from: see {@link LaneStarter}. */
+export type LaneSource = Pick<LaneStarter, "start" | "close" | "restarts" | "failure">;
 
 export interface PoolCopierOptions extends CopierOptions {
   readonly clusters: ClusterMap;
   readonly clock: Clock;
   readonly runner: Pick<Runner, "spawn">;
-  readonly lanes: CopyLane[];
-  readonly source: LaneSource;
+  readonly starter: LaneSource;
+  readonly workers: number;
 }
 
-export class PoolCopier implements Copier {
+export class PoolCopier implements Copier, LaneUser {
   readonly #options: PoolCopierOptions;
   readonly #top: BlockNode;
   readonly #clusters: ClusterMap;
-  readonly #lanes: CopyLane[];
-  /** For ranges that are not whole clusters. */
+  readonly #lanes: CopyLane[] = [];
+  /** Copies while there is no worker, and ranges that are not whole clusters. */
   readonly #local: LocalCopier;
+  readonly #createdMs: number;
   /** Copies that no lane has: none has a slot, or their worker died. */
-  #waiting: PendingCopy[] = [];
+  readonly #waiting: PendingCopy[] = [];
+  #localBytes = 0;
+  #started = false;
   #closed = false;
   #copies = 0;
   #redone = 0;
@@ -45,24 +49,25 @@ export class PoolCopier implements Copier {
     this.#options = options;
     this.#top = options.top;
     this.#clusters = options.clusters;
-    this.#lanes = options.lanes;
     this.#local = new LocalCopier(options);
+    this.#createdMs = options.clock.now();
     options.runner.spawn(this.#pump(), () => {
       this.#pumpEnded = true;
     });
   }
 
   get capacity(): number {
+    if (this.#lanes.length === 0) return this.#local.capacity;
     let capacity = 0;
     for (const lane of this.#lanes) capacity += lane.depth;
-    return Math.max(1, capacity);
+    return capacity;
   }
 
   *copy(offset: number, length: number): Co<CopyOutcome> {
     const { clusterSize } = this.#clusters;
     const end = offset + length;
     const whole = offset % clusterSize === 0 && (length % clusterSize === 0 || end === this.#top.length);
-    if (!whole) return yield* this.#local.copy(offset, length);
+    if (!whole || this.#lanes.length === 0) return yield* this.#copyHere(offset, length);
     const outcome = { dataBytes: 0, zeroBytes: 0 };
     for (let at = offset; at < end; ) {
       const wanted = alignUp(end - at, clusterSize);
@@ -78,15 +83,23 @@ export class PoolCopier implements Copier {
   *close(): Co<void> {
     this.#closed = true;
     for (const lane of this.#lanes) lane.stop();
-    yield* this.#options.source.close();
+    yield* this.#options.starter.close();
     yield* until(() => this.#pumpEnded);
     yield* this.#local.close();
   }
 
   statistics(): Readonly<Record<string, number | string>> {
-    const workers = this.#lanes.length;
-    const counts = { copies: this.#copies, "copies-redone": this.#redone, restarts: this.#options.source.restarts };
-    return { copier: "pool", workers, capacity: this.capacity, ...counts };
+    const { failure, restarts } = this.#options.starter;
+    return {
+      copier: "pool",
+      workers: this.#lanes.length,
+      capacity: this.capacity,
+      copies: this.#copies,
+      "copies-on-owner-thread": this.#local.copies,
+      "copies-redone": this.#redone,
+      "workers-replaced": restarts,
+      ...(failure === undefined ? {} : { "worker-failure": failure }),
+    };
   }
 
   /** A worker has died: others take over what it had. */
@@ -106,19 +119,29 @@ export class PoolCopier implements Copier {
     else this.#lanes.push(lane);
   }
 
+  *#copyHere(offset: number, length: number): Co<CopyOutcome> {
+    this.#localBytes += length;
+    const { clock, starter, workers } = this.#options;
+    if (!this.#started && (this.#localBytes >= START_BYTES || clock.now() - this.#createdMs > START_MS)) {
+      this.#started = true;
+      starter.start(workers, this);
+    }
+    return yield* this.#local.copy(offset, length);
+  }
+
   *#fill(allocation: Allocation, dataLength: number): Co<CopyOutcome> {
     const { guestOffset, length, hostOffset } = allocation;
     const copy: PendingCopy = { guestOffset, dataLength, length, hostOffset, deaths: 0, result: undefined };
     this.#waiting.push(copy);
     this.#dispatch();
     yield* until(() => copy.result !== undefined);
-    const { result } = copy;
+    const result = copy.result as CopyResult;
     this.#copies += 1;
-    if (result?.failed !== undefined) {
-      yield* this.#clusters.release(allocation);
-      throw asBlockError(result.error, result.failed);
-    }
-    return yield* attributed("write", this.#publish(allocation, dataLength, result?.zeroMask as Uint8Array));
+    if (result.kind === "done")
+      return yield* attributed("write", this.#publish(allocation, dataLength, result.zeroMask));
+    yield* this.#clusters.release(allocation);
+    if (result.kind === "orphaned") return yield* this.#copyHere(guestOffset, dataLength);
+    throw asBlockError(result.error, result.kind);
   }
 
   /** Makes the image point at the clusters with data, and gives back those that turned out to be zeros. */
@@ -162,19 +185,18 @@ export class PoolCopier implements Copier {
   #canDispatch(): boolean {
     const copy = this.#waiting[0];
     if (copy === undefined) return false;
-    return this.#isHopeless(copy) || this.#lanes.some((lane) => lane.hasSlot);
+    return this.#isOrphaned(copy) || this.#lanes.some((lane) => lane.hasSlot);
   }
 
-  #isHopeless(copy: PendingCopy): boolean {
-    const { source } = this.#options;
-    return copy.deaths >= DEATHS_MAX || (this.#lanes.length === 0 && source.starting === 0);
+  /** No worker is there for it, or it has cost too many. */
+  #isOrphaned(copy: PendingCopy): boolean {
+    return this.#lanes.length === 0 || copy.deaths >= DEATHS_MAX;
   }
 
   #dispatch(): void {
     for (let copy = this.#waiting[0]; copy !== undefined; copy = this.#waiting[0]) {
-      if (this.#isHopeless(copy)) {
-        const error = new BlockError("EIO", "the worker threads that copied this range have died");
-        copy.result = { failed: "read", error };
+      if (this.#isOrphaned(copy)) {
+        copy.result = { kind: "orphaned" };
       } else {
         const lane = this.#lanes
           .filter((candidate) => candidate.hasSlot)

@@ -1,3 +1,14 @@
+export { type CrashState, crashStates } from "./crash-states.ts";
+export { DurabilityModel, type ModelledKind, type ModelledRequest } from "./durability-model.ts";
+export { type Fault, FaultyDriver, type StorageOperation } from "./faulty-driver.ts";
 export { MemoryDriver, type MemoryDriverOptions, MemoryFiles } from "./memory-driver.ts";
+export { ModelDisk } from "./model-disk.ts";
+export { type ObservableDisk, ObservedDisk } from "./observed-disk.ts";
+export { randomBytes, randomPieces } from "./random-bytes.ts";
+export { type LogEntry, RecordedDriver, type StorageChange, type WriteLog } from "./recorded-driver.ts";
+export { forEachSeed, seeds } from "./seeds.ts";
+export { type SimulatedGraph, type SimulatedGraphOptions, simulatedGraph } from "./simulated-graph.ts";
 export { SimulatedRunner, type SimulationOptions } from "./simulated-runner.ts";
 export { CHUNK_SIZE, SparseBytes } from "./sparse-bytes.ts";
+export { Timeline } from "./timeline.ts";
+export { WrappingDriver } from "./wrapping-driver.ts";

@@ -8,7 +8,6 @@
  */
 import {
   AssertionError,
-  assert,
   type Clock,
   type Co,
   type Operation,
@@ -18,6 +17,10 @@ import {
   type Task,
 } from "@spindle/base";
 import type { Codecs, Environment } from "@spindle/block";
+import { EventQueue, type ScheduledEvent } from "./event-queue.ts";
+
+/** Time passes by at least this much, in milliseconds. */
+const CLOCK_STEP_MS = 0.001;
 
 export interface SimulationOptions {
   /** The shortest and the longest common latency of an operation, in milliseconds of virtual time. */
@@ -28,13 +31,6 @@ export interface SimulationOptions {
   readonly stallChance?: number;
   /** More steps than this are taken for an endless loop. */
   readonly stepsMax?: number;
-}
-
-/** Something that happens at a time of the virtual clock. */
-interface ScheduledEvent {
-  readonly atMs: number;
-  readonly order: number;
-  happen(): void;
 }
 
 /** A coroutine as the report of a deadlock names it. */
@@ -51,11 +47,10 @@ export class SimulatedRunner extends Runner {
   readonly #slowChance: number;
   readonly #stallChance: number;
   readonly #stepsMax: number;
-  readonly #events: ScheduledEvent[] = [];
+  readonly #events: EventQueue = new EventQueue();
   readonly #alive: Set<Spawned> = new Set();
   #nowMs = 0;
   #steps = 0;
-  #order = 0;
   #spawned = 0;
   #pickedLast = false;
   #fingerprint = 0;
@@ -150,7 +145,7 @@ export class SimulatedRunner extends Runner {
     const latencyMs = this.#latency();
     const effectMs = this.#nowMs + latencyMs * this.#fraction();
     const completeMs = this.#nowMs + latencyMs;
-    this.#at(effectMs, () => {
+    this.#events.add(effectMs, () => {
       try {
         task.resumeWith = operation.perform();
         task.failed = false;
@@ -158,14 +153,14 @@ export class SimulatedRunner extends Runner {
         task.resumeWith = error;
         task.failed = true;
       }
-      this.#at(completeMs, () => this.makeRunnable(task));
+      this.#events.add(completeMs, () => this.makeRunnable(task));
     });
     return false;
   }
 
   protected override makeRunnable(task: Task): void {
     if (!this.#random.chance(this.#stallChance)) super.makeRunnable(task);
-    else this.#at(this.#nowMs + this.#latency(), () => super.makeRunnable(task));
+    else this.#events.add(this.#nowMs + this.#latency(), () => super.makeRunnable(task));
   }
 
   protected override pick(): Task | undefined {
@@ -207,17 +202,16 @@ export class SimulatedRunner extends Runner {
 
   /** Lets the next event happen, or the next deadline come. */
   #passTime(): void {
-    const event = this.#events[0];
+    const eventMs = this.#events.nextMs;
     const deadlineMs = this.earliestDeadlineMs();
-    if (event === undefined && deadlineMs === undefined) throw this.#deadlock();
-    if (event === undefined || (deadlineMs !== undefined && deadlineMs < event.atMs)) {
-      // A deadline that has passed without its condition having become true would stop the clock.
-      const nextMs = Math.max(deadlineMs as number, this.#nowMs);
-      this.#nowMs = nextMs === this.#nowMs ? this.#nowMs + 0.001 : nextMs;
+    if (eventMs === undefined && deadlineMs === undefined) throw this.#deadlock();
+    if (eventMs === undefined || (deadlineMs !== undefined && deadlineMs < eventMs)) {
+      // A deadline that has come without its condition having become true must not stop the clock.
+      this.#nowMs = Math.max(deadlineMs as number, this.#nowMs + CLOCK_STEP_MS);
       return;
     }
-    this.#popEvent();
-    this.#nowMs = Math.max(this.#nowMs, event.atMs);
+    this.#nowMs = Math.max(this.#nowMs, eventMs);
+    const event = this.#events.take() as ScheduledEvent;
     this.#note(event.order);
     event.happen();
   }
@@ -246,43 +240,6 @@ export class SimulatedRunner extends Runner {
   #describeAlive(): string {
     return [...this.#alive].map(({ name, suspension }) => `  ${name}: ${describeSuspension(suspension)}`).join("\n");
   }
-
-  /** A binary heap by time; events of one time happen in the order in which they were scheduled. */
-  #at(atMs: number, happen: () => void): void {
-    const events = this.#events;
-    const event: ScheduledEvent = { atMs, order: this.#order++, happen };
-    let index = events.length;
-    events.push(event);
-    while (index > 0) {
-      const parent = (index - 1) >> 1;
-      if (!isBefore(event, events[parent] as ScheduledEvent)) break;
-      events[index] = events[parent] as ScheduledEvent;
-      index = parent;
-    }
-    events[index] = event;
-  }
-
-  #popEvent(): void {
-    const events = this.#events;
-    const last = events.pop();
-    assert(last !== undefined, "no event to take");
-    if (events.length === 0) return;
-    let index = 0;
-    for (;;) {
-      let child = 2 * index + 1;
-      if (child >= events.length) break;
-      const right = events[child + 1];
-      if (right !== undefined && isBefore(right, events[child] as ScheduledEvent)) child += 1;
-      if (!isBefore(events[child] as ScheduledEvent, last)) break;
-      events[index] = events[child] as ScheduledEvent;
-      index = child;
-    }
-    events[index] = last;
-  }
-}
-
-function isBefore(a: ScheduledEvent, b: ScheduledEvent): boolean {
-  return a.atMs < b.atMs || (a.atMs === b.atMs && a.order < b.order);
 }
 
 function describeSuspension(suspension: Suspension | undefined): string {

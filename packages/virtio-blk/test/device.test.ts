@@ -206,10 +206,13 @@ test("the barrier flag of old drivers is ignored", () => {
   expect(guest.disk.bytes.subarray(0, 512)).toEqual(pattern(512, 1));
 });
 
-test.each<ErrnoName>(["EIO", "ENOSPC", "EROFS", "ENOTSUP", "EINVAL"])("an error %s of the disk becomes a status", (code) => {
-  const guest = new OneThread();
-  guest.disk.error = code;
-  const expected = code === "ENOTSUP" ? UNSUPP : IOERR;
-  expect(send(guest, { type: 0, writable: 512 }).status).toBe(expected);
-  expect(send(guest, { type: 4 }).status).toBe(expected);
-});
+test.each<ErrnoName>(["EIO", "ENOSPC", "EROFS", "ENOTSUP", "EINVAL"])(
+  "an error %s of the disk becomes a status",
+  (code) => {
+    const guest = new OneThread();
+    guest.disk.error = code;
+    const expected = code === "ENOTSUP" ? UNSUPP : IOERR;
+    expect(send(guest, { type: 0, writable: 512 }).status).toBe(expected);
+    expect(send(guest, { type: 4 }).status).toBe(expected);
+  },
+);

@@ -44,7 +44,8 @@ test("4.2.2.1: magic, version 2 and the block device's number", () => {
 });
 
 describe("features", () => {
-  const bits = (low: number): number[] => Array.from({ length: 32 }, (_, bit) => bit).filter((bit) => (low >>> bit) & 1);
+  const bits = (low: number): number[] =>
+    Array.from({ length: 32 }, (_, bit) => bit).filter((bit) => (low >>> bit) & 1);
 
   test("are those that the documentation lists", () => {
     expect(bits(offered(device().registers)[0])).toEqual([2, 6, 9, 10, 13, 14, 28, 29]);
@@ -125,7 +126,14 @@ test("2.1: the device status follows the model on 100,000 random writes", () => 
 });
 
 describe("queues", () => {
-  const setUp = (registers: MmioTransport, size: number, desc = 0, driver = 0x4000, used = 0x8000, high = 0): number => {
+  const setUp = (
+    registers: MmioTransport,
+    size: number,
+    desc = 0,
+    driver = 0x4000,
+    used = 0x8000,
+    high = 0,
+  ): number => {
     registers.write(mmio.VIRTIO_MMIO_QUEUE_NUM, size);
     registers.write(mmio.VIRTIO_MMIO_QUEUE_DESC_LOW, desc);
     registers.write(mmio.VIRTIO_MMIO_QUEUE_DESC_HIGH, high);

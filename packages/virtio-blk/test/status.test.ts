@@ -1,6 +1,12 @@
 import type { ErrnoName } from "@spindle/base";
 import { expect, test } from "vitest";
-import { errorOfStatus, statusOfError, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP } from "../src/status.ts";
+import {
+  errorOfStatus,
+  statusOfError,
+  VIRTIO_BLK_S_IOERR,
+  VIRTIO_BLK_S_OK,
+  VIRTIO_BLK_S_UNSUPP,
+} from "../src/status.ts";
 
 /** A record, so that the compiler asks for an entry when an errno is added. */
 const STATUS_OF: Record<ErrnoName, number> = {

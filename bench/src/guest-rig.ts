@@ -1,0 +1,99 @@
+/** A virtual machine without the machine: one virtio-blk device, a thread for each of its queues, a thread for each guest. */
+import type { Co } from "@spindle/base";
+import type { DiskPortHandle } from "@spindle/block";
+import { ThreadTable, type ThreadTableHandle } from "@spindle/shared-memory";
+import { createVirtioBlk, type GuestHandle, MmioTransport, planGuest, startGuest } from "@spindle/virtio-blk";
+import { LatencyHistogram } from "@spindle/workload";
+import {
+  allocateLatencies,
+  type GuestOperation,
+  type GuestWork,
+  PHASES,
+  type Phase,
+  PhaseControl,
+  type QueueWork,
+  REQUEST_BYTES,
+} from "./guest-io-protocol.ts";
+import { startWorker, type WorkerThread } from "./worker-thread.ts";
+
+export interface GuestRigOptions {
+  readonly threads: ThreadTableHandle;
+  /** Opens a way to the disk for one more thread. */
+  readonly openPort: () => DiskPortHandle;
+  readonly run: <T>(co: Co<T>) => Promise<T>;
+  readonly guests: number;
+  readonly operation: GuestOperation;
+  readonly depth: number;
+  /** Bytes of the disk in which the guests work, from its start on; each has an even share. */
+  readonly workingSet: number;
+  readonly diskLength: number;
+}
+
+/** What the guests found in one phase. */
+export interface PhaseFigures {
+  readonly requestsPerSecond: number;
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+}
+
+export class GuestRig {
+  readonly #control: PhaseControl;
+  readonly #latencies: readonly (readonly SharedArrayBuffer[])[];
+  readonly #threads: ThreadTable;
+  readonly #workers: readonly WorkerThread[];
+
+  static async start(options: GuestRigOptions): Promise<GuestRig> {
+    const { threads, guests, diskLength, run } = options;
+    const plan = planGuest({ queueCount: guests, queueSize: 64, dataBytes: REQUEST_BYTES });
+    const memory = new SharedArrayBuffer(plan.length);
+    const device = createVirtioBlk({
+      memory: { regions: [{ guestBase: 0, memory, byteOffset: 0, length: plan.length }] },
+      threads,
+      diskLength,
+      queueCount: guests,
+    });
+    const guest = await run(startGuest(new MmioTransport(device), device, plan.queues));
+    return new GuestRig(options, guest);
+  }
+
+  private constructor(options: GuestRigOptions, guest: GuestHandle) {
+    const { guests, workingSet, operation, depth } = options;
+    this.#threads = new ThreadTable(options.threads);
+    this.#control = new PhaseControl();
+    this.#latencies = Array.from({ length: guests }, allocateLatencies);
+    const control = this.#control.memory;
+    const length = workingSet / guests;
+    this.#workers = this.#latencies.flatMap((latencies, queue) => {
+      const server: QueueWork = { device: guest.device, queue, port: options.openPort(), control };
+      const client: GuestWork = { guest, queue, operation, depth, start: queue * length, length, control, latencies };
+      return [startWorker("./guest-io-queue-worker.ts", server), startWorker("./guest-io-guest-worker.ts", client)];
+    });
+  }
+
+  /** Lets the guests go on while `during` lasts, and counts what ended meanwhile. */
+  async measure(phase: Phase, during: () => Promise<unknown>): Promise<PhaseFigures> {
+    this.#control.enter(phase);
+    const begin = performance.now();
+    const failed = Promise.race(this.#workers.map(({ ended }) => ended.then(() => undefined)));
+    await Promise.race([during(), failed]);
+    const seconds = (performance.now() - begin) / 1_000;
+    this.#control.enter("warm-up");
+    const latency = this.#merged(phase);
+    const { count } = latency;
+    return { requestsPerSecond: count / seconds, p50Ms: latency.percentile(0.5), p99Ms: latency.percentile(0.99) };
+  }
+
+  /** Ends all threads. */
+  async stop(): Promise<void> {
+    this.#control.stop();
+    this.#threads.ringAll();
+    await Promise.all(this.#workers.map(({ ended }) => ended));
+  }
+
+  #merged(phase: Phase): LatencyHistogram {
+    const sum = new LatencyHistogram(LatencyHistogram.allocate());
+    for (const latencies of this.#latencies)
+      sum.merge(new LatencyHistogram(latencies[PHASES.indexOf(phase)] as SharedArrayBuffer));
+    return sum;
+  }
+}

@@ -1,0 +1,207 @@
+/**
+ * A disk made of clusters: reading through the chain, writing in place, copy-on-write, zeroing and discarding, written
+ * once over a `ClusterMap`. Every cluster format is a map and this.
+ */
+import { alignDown, alignUp, assert, BlockError, type Co } from "@spindle/base";
+import {
+  type Allocation,
+  type BlockNode,
+  type Children,
+  type ClusterMap,
+  type Extent,
+  IoVector,
+  type Mapping,
+  unallocatedExtent,
+  zeroExtent,
+} from "@spindle/block";
+
+/** One step of a write allocates at most this much, so that a huge request takes bounded memory. */
+const STEP_BYTES_MAX = 4 * 1024 * 1024;
+
+export class ClusterImage {
+  readonly #map: ClusterMap;
+  readonly #children: Children;
+  readonly #length: () => number;
+
+  /** @param length the length of the disk in bytes, as it is now */
+  constructor(map: ClusterMap, children: Children, length: () => number) {
+    this.#map = map;
+    this.#children = children;
+    this.#length = length;
+  }
+
+  *read(offset: number, vector: IoVector): Co<void> {
+    for (let done = 0; done < vector.length; ) {
+      const mapping = yield* this.#map.lookup(offset + done, vector.length - done);
+      yield* this.#readRun(mapping, offset + done, vector.slice(done, mapping.length));
+      done += mapping.length;
+    }
+  }
+
+  /** Whether every cluster of the range is there and may be overwritten. */
+  *writesInPlace(offset: number, length: number): Co<boolean> {
+    for (let done = 0; done < length; ) {
+      const mapping = yield* this.#map.lookup(offset + done, length - done);
+      if (!isWritable(mapping)) return false;
+      done += mapping.length;
+    }
+    return true;
+  }
+
+  *write(offset: number, vector: IoVector): Co<void> {
+    for (let done = 0; done < vector.length; ) {
+      const mapping = yield* this.#map.lookup(offset + done, vector.length - done);
+      if (isWritable(mapping)) {
+        yield* this.#file.write(mapping.hostOffset, vector.slice(done, mapping.length));
+        done += mapping.length;
+      } else done += yield* this.#writeNew(offset + done, vector.slice(done, mapping.length));
+    }
+  }
+
+  /** Afterwards the range reads as zeros: whole clusters without storing them, parts of clusters by writing zeros. */
+  *writeZeroes(offset: number, length: number, mayUnmap: boolean): Co<void> {
+    const { clusterSize } = this.#map;
+    const end = offset + length;
+    const firstWhole = Math.min(alignUp(offset, clusterSize), end);
+    // The last cluster of the disk counts as whole when the range reaches the disk's end.
+    const lastWhole = Math.max(
+      firstWhole,
+      end === this.#length() ? alignUp(end, clusterSize) : alignDown(end, clusterSize),
+    );
+    if (firstWhole > offset) yield* this.#zeroPart(offset, firstWhole - offset);
+    if (lastWhole > firstWhole) yield* this.#map.zero(firstWhole, lastWhole - firstWhole, mayUnmap);
+    if (end > lastWhole) yield* this.#zeroPart(lastWhole, end - lastWhole);
+  }
+
+  /** Gives whole clusters back; parts of clusters are left as they are. */
+  *discard(offset: number, length: number): Co<void> {
+    const { clusterSize } = this.#map;
+    const start = alignUp(offset, clusterSize);
+    const reachesEnd = offset + length === this.#length();
+    const end = reachesEnd ? alignUp(offset + length, clusterSize) : alignDown(offset + length, clusterSize);
+    if (end > start) yield* this.#map.discard(start, end - start);
+  }
+
+  *blockStatus(offset: number, length: number): Co<Extent> {
+    const mapping = yield* this.#map.lookup(offset, length);
+    switch (mapping.kind) {
+      case "unallocated":
+        return unallocatedExtent(mapping.length);
+      case "zero":
+        return zeroExtent(mapping.length);
+      case "compressed":
+        return { length: mapping.length, allocated: true, zero: false, data: true, compressed: true };
+      default: {
+        const place = { hostOffset: mapping.hostOffset as number, file: this.#file };
+        return { length: mapping.length, allocated: true, zero: false, data: true, compressed: false, ...place };
+      }
+    }
+  }
+
+  get #file(): BlockNode {
+    return this.#children.file as BlockNode;
+  }
+
+  *#readRun(mapping: Mapping, offset: number, vector: IoVector): Co<void> {
+    switch (mapping.kind) {
+      case "data":
+        return yield* this.#readFile(mapping.hostOffset as number, vector);
+      case "compressed":
+        return yield* this.#readCompressed(offset, vector);
+      case "zero":
+        return vector.fill(0);
+      default:
+        return yield* this.#readBacking(offset, vector);
+    }
+  }
+
+  /** The file may end inside of its last cluster: zeros follow. */
+  *#readFile(hostOffset: number, vector: IoVector): Co<void> {
+    const { length } = this.#file;
+    if (hostOffset >= length)
+      throw new BlockError("EIO", `a cluster stands beyond the end of the image file, at ${hostOffset}`, {
+        node: this.#file.name,
+        operation: "read",
+        offset: hostOffset,
+        length: vector.length,
+        corrupt: true,
+      });
+    const present = Math.min(vector.length, length - hostOffset);
+    yield* this.#file.read(hostOffset, vector.slice(0, present));
+    if (present < vector.length) vector.slice(present, vector.length - present).fill(0);
+  }
+
+  *#readCompressed(offset: number, vector: IoVector): Co<void> {
+    const { clusterSize } = this.#map;
+    for (let done = 0; done < vector.length; ) {
+      const run = Math.min(clusterSize - ((offset + done) % clusterSize), vector.length - done);
+      yield* this.#map.readCompressed(offset + done, vector.slice(done, run));
+      done += run;
+    }
+  }
+
+  /** What shows through from below; beyond the end of a shorter backing file there are zeros. */
+  *#readBacking(offset: number, vector: IoVector): Co<void> {
+    const { backing } = this.#children;
+    const present = backing === null ? 0 : Math.max(0, Math.min(vector.length, backing.length - offset));
+    if (backing !== null && present > 0) yield* backing.read(offset, vector.slice(0, present));
+    if (present < vector.length) vector.slice(present, vector.length - present).fill(0);
+  }
+
+  /**
+   * Writes to clusters that are not there or are shared: reserves new ones, fills what the request leaves of them with
+   * what they held, and lets the map point at them.
+   * @returns how many bytes of the vector were written
+   */
+  *#writeNew(offset: number, vector: IoVector): Co<number> {
+    const { clusterSize } = this.#map;
+    const start = alignDown(offset, clusterSize);
+    const wanted = alignUp(Math.min(offset + vector.length, start + STEP_BYTES_MAX), clusterSize) - start;
+    const allocation = yield* this.#map.allocate(start, wanted);
+    try {
+      const end = allocation.guestOffset + allocation.length;
+      const written = Math.min(vector.length, end - offset);
+      const whole = yield* this.#surround(start, offset, vector.slice(0, written), end);
+      yield* this.#file.write(allocation.hostOffset, whole);
+      yield* this.#map.publish(allocation);
+      return written;
+    } catch (error) {
+      yield* this.#map.release(allocation);
+      throw error;
+    }
+  }
+
+  /** Puts what the clusters held before around the new bytes. */
+  *#surround(start: number, offset: number, vector: IoVector, end: number): Co<IoVector> {
+    const head = new Uint8Array(offset - start);
+    const tail = new Uint8Array(end - offset - vector.length);
+    if (head.length > 0) yield* this.read(start, IoVector.of(head));
+    const tailStart = offset + vector.length;
+    // The disk may end inside of its last cluster.
+    const inside = Math.max(0, Math.min(tail.length, this.#length() - tailStart));
+    if (inside > 0) yield* this.read(tailStart, IoVector.of(tail.subarray(0, inside)));
+    return new IoVector([head, ...vector.buffers, tail].filter((part) => part.length > 0));
+  }
+
+  *#zeroPart(offset: number, length: number): Co<void> {
+    for (let done = 0; done < length; ) {
+      const mapping = yield* this.#map.lookup(offset + done, length - done);
+      const { backing } = this.#children;
+      const isZeroAlready = mapping.kind === "zero" || (mapping.kind === "unallocated" && backing === null);
+      if (!isZeroAlready) yield* this.write(offset + done, IoVector.of(new Uint8Array(mapping.length)));
+      done += mapping.length;
+    }
+  }
+}
+
+function isWritable(mapping: Mapping): mapping is Mapping & { readonly hostOffset: number } {
+  if (mapping.kind !== "data" || mapping.writable !== true) return false;
+  assert(mapping.hostOffset !== undefined, "a data mapping has a place");
+  return true;
+}
+
+/** The part of an allocation from guest offset `start` up to `end`. */
+export function partOf(allocation: Allocation, start: number, end: number): Allocation {
+  const skip = start - allocation.guestOffset;
+  return { guestOffset: start, length: end - start, hostOffset: allocation.hostOffset + skip };
+}

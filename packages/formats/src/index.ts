@@ -1,0 +1,2 @@
+export { qcow2Format } from "./qcow2/driver.ts";
+export { rawFormat } from "./raw/driver.ts";

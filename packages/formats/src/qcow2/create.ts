@@ -1,0 +1,206 @@
+/**
+ * Lays out an empty qcow2 image as QEMU does: header, refcount table, refcount blocks and L1 table, one after the other
+ * from cluster 0 on.
+ */
+import { alignUp, BlockError, ByteView, type Co, encodeUtf8, isPowerOfTwo, parseSize } from "@spindle/base";
+import { type BlockNode, type CreateOptions, IoVector } from "@spindle/block";
+import {
+  type CompressionType,
+  EXTENSION_BACKING_FORMAT,
+  EXTENSION_FEATURE_NAMES,
+  QCOW2_INCOMPAT_COMPRESSION,
+  QCOW2_MAGIC,
+} from "./header.ts";
+
+const L1_BYTES_MAX = 32 * 1024 * 1024;
+const HEADER_BYTES = { 2: 72, 3: 112 } as const;
+
+interface Layout {
+  readonly version: 2 | 3;
+  readonly clusterBits: number;
+  readonly clusterSize: number;
+  readonly refcountOrder: number;
+  readonly compression: CompressionType;
+  readonly size: number;
+  readonly tableClusters: number;
+  readonly blocks: number;
+  readonly l1Entries: number;
+}
+
+/** What bits mean, for programs that do not know them: type (0 incompatible, 1 compatible, 2 autoclear), bit, name. */
+const FEATURE_NAMES: readonly (readonly [number, number, string])[] = [
+  [0, 0, "dirty bit"],
+  [0, 1, "corrupt bit"],
+  [0, 2, "external data file"],
+  [0, 3, "compression type"],
+  [0, 4, "extended L2 entries"],
+  [1, 0, "lazy refcounts"],
+  [2, 0, "bitmaps"],
+  [2, 1, "raw external data"],
+];
+const FEATURE_NAME_BYTES = 48;
+
+/** Options that are understood only as "no". */
+const ONLY_OFF: Readonly<Record<string, string>> = {
+  lazy_refcounts: "off",
+  preallocation: "off",
+  extended_l2: "off",
+  data_file_raw: "off",
+  encryption: "off",
+};
+
+/** @throws {BlockError} EINVAL or ENOTSUP when an option cannot be met, EFBIG when the disk is too large for the clusters. */
+export function* createQcow2(file: BlockNode, options: CreateOptions): Co<void> {
+  const layout = planLayout(options);
+  const { clusterSize, tableClusters, blocks, l1Entries } = layout;
+  yield* file.write(0, IoVector.of(headerCluster(layout, options)));
+  const table = new ByteView(new Uint8Array(tableClusters * clusterSize));
+  for (let block = 0; block < blocks; block++) table.setU64be(block * 8, (1 + tableClusters + block) * clusterSize);
+  yield* file.write(clusterSize, IoVector.of(table.bytes));
+  yield* file.write((1 + tableClusters) * clusterSize, IoVector.of(refcountBlocks(layout)));
+  const l1Offset = (1 + tableClusters + blocks) * clusterSize;
+  if (l1Entries > 0) yield* file.write(l1Offset, IoVector.of(new Uint8Array(l1Entries * 8)));
+  yield* file.flush();
+}
+
+function planLayout({ size, options }: CreateOptions): Layout {
+  checkKnown(options);
+  const clusterSize = parseSize(options["cluster_size"] ?? "64k");
+  if (!isPowerOfTwo(clusterSize) || clusterSize < 512 || clusterSize > 2 * 1024 * 1024)
+    throw new BlockError("EINVAL", "Cluster size must be a power of two between 512 and 2048k");
+  const version = parseCompat(options["compat"] ?? "1.1");
+  const refcountBits = Number(options["refcount_bits"] ?? "16");
+  if (!isPowerOfTwo(refcountBits) || refcountBits > 64)
+    throw new BlockError("EINVAL", "Refcount width must be a power of two and may not exceed 64 bits");
+  if (version < 3 && refcountBits !== 16)
+    throw new BlockError(
+      "EINVAL",
+      "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)",
+    );
+  const compression = parseCompression(options["compression_type"] ?? "zlib", version);
+  const rounded = alignUp(size, 512);
+  const l1Entries = Math.ceil(rounded / (clusterSize * (clusterSize / 8)));
+  if (l1Entries * 8 > L1_BYTES_MAX)
+    throw new BlockError(
+      "EFBIG",
+      "The image size is too large for file format 'qcow2' (try using a larger cluster size)",
+    );
+  const perBlock = (clusterSize * 8) / refcountBits;
+  const l1Clusters = Math.ceil((l1Entries * 8) / clusterSize);
+  let blocks = 1;
+  let tableClusters = 1;
+  while (blocks * perBlock < 1 + tableClusters + blocks + l1Clusters) {
+    blocks += 1;
+    tableClusters = Math.ceil((blocks * 8) / clusterSize);
+  }
+  const clusterBits = Math.log2(clusterSize);
+  const refcountOrder = Math.log2(refcountBits);
+  return {
+    version,
+    clusterBits,
+    clusterSize,
+    refcountOrder,
+    compression,
+    size: rounded,
+    tableClusters,
+    blocks,
+    l1Entries,
+  };
+}
+
+function checkKnown(options: Readonly<Record<string, string>>): void {
+  const known = ["cluster_size", "compat", "refcount_bits", "compression_type"];
+  for (const [key, value] of Object.entries(options)) {
+    if (known.includes(key)) continue;
+    const only = Object.hasOwn(ONLY_OFF, key) ? ONLY_OFF[key] : undefined;
+    if (only === undefined) throw new BlockError("EINVAL", `Invalid parameter '${key}'`);
+    if (value !== only) throw new BlockError("ENOTSUP", `${key}=${value} is not supported`);
+  }
+}
+
+function parseCompat(text: string): 2 | 3 {
+  if (text === "0.10" || text === "v2") return 2;
+  if (text === "1.1" || text === "v3") return 3;
+  throw new BlockError("EINVAL", `Parameter 'version' does not accept value '${text}'`);
+}
+
+function parseCompression(text: string, version: number): CompressionType {
+  if (text !== "zlib" && text !== "zstd")
+    throw new BlockError("EINVAL", `Parameter 'compression-type' does not accept value '${text}'`);
+  if (text === "zstd" && version < 3)
+    throw new BlockError(
+      "EINVAL",
+      "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+    );
+  return text;
+}
+
+function headerCluster(layout: Layout, options: CreateOptions): Uint8Array {
+  const { version, clusterSize, tableClusters, blocks, l1Entries } = layout;
+  const view = new ByteView(new Uint8Array(clusterSize));
+  view.setU32be(0, QCOW2_MAGIC);
+  view.setU32be(4, version);
+  view.setU32be(20, layout.clusterBits);
+  view.setU64be(24, layout.size);
+  view.setU32be(36, l1Entries);
+  view.setU64be(40, l1Entries === 0 ? 0 : (1 + tableClusters + blocks) * clusterSize);
+  view.setU64be(48, clusterSize);
+  view.setU32be(56, tableClusters);
+  if (version === 3) {
+    if (layout.compression === "zstd") view.setBigU64be(72, QCOW2_INCOMPAT_COMPRESSION);
+    view.setU32be(96, layout.refcountOrder);
+    view.setU32be(100, HEADER_BYTES[3]);
+    view.setU8(104, layout.compression === "zstd" ? 1 : 0);
+  }
+  writeExtensions(view, layout, options);
+  return view.bytes;
+}
+
+/** The extensions behind the header, and behind them the backing file's name. */
+function writeExtensions(view: ByteView, { version }: Layout, { backing }: CreateOptions): void {
+  const extensions: [number, Uint8Array][] = [];
+  if (backing !== undefined && backing.format !== null)
+    extensions.push([EXTENSION_BACKING_FORMAT, encodeUtf8(backing.format)]);
+  if (version === 3) extensions.push([EXTENSION_FEATURE_NAMES, featureNameTable()]);
+  let at: number = HEADER_BYTES[version];
+  for (const [type, data] of extensions) {
+    // The smallest clusters have no room for the names of features, which nobody needs.
+    if (at + 16 + alignUp(data.length, 8) > view.length) continue;
+    view.setU32be(at, type);
+    view.setU32be(at + 4, data.length);
+    view.bytes.set(data, at + 8);
+    at += 8 + alignUp(data.length, 8);
+  }
+  at += 8;
+  if (backing === undefined) return;
+  const name = encodeUtf8(backing.filename);
+  if (name.length > 1023 || at + name.length > view.length)
+    throw new BlockError("EINVAL", `Backing file name '${backing.filename}' is too long`);
+  view.setU64be(8, at);
+  view.setU32be(16, name.length);
+  view.bytes.set(name, at);
+}
+
+function featureNameTable(): Uint8Array {
+  const table = new Uint8Array(FEATURE_NAMES.length * FEATURE_NAME_BYTES);
+  FEATURE_NAMES.forEach(([type, bit, name], index) => {
+    table[index * FEATURE_NAME_BYTES] = type;
+    table[index * FEATURE_NAME_BYTES + 1] = bit;
+    table.set(encodeUtf8(name), index * FEATURE_NAME_BYTES + 2);
+  });
+  return table;
+}
+
+function refcountBlocks({ clusterSize, refcountOrder, tableClusters, blocks, l1Entries }: Layout): Uint8Array {
+  const bytes = new Uint8Array(blocks * clusterSize);
+  const used = 1 + tableClusters + blocks + Math.ceil((l1Entries * 8) / clusterSize);
+  const bits = 2 ** refcountOrder;
+  for (let index = 0; index < used; index++) {
+    // Each count is 1; wide entries are big-endian, narrow ones fill a byte from its low end.
+    if (bits >= 8) bytes[((index + 1) * bits) / 8 - 1] = 1;
+    else
+      bytes[Math.floor((index * bits) / 8)] =
+        (bytes[Math.floor((index * bits) / 8)] as number) | (1 << ((index * bits) % 8));
+  }
+  return bytes;
+}

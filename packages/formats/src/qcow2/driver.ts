@@ -1,0 +1,223 @@
+/** Driver `qcow2`: opens an image and puts its parts together. docs/formats/qcow2.md tells what is supported. */
+import { BlockError, type Co, isBlockError } from "@spindle/base";
+import {
+  type BackingFile,
+  type BlockDriver,
+  type BlockNode,
+  type DriverDefinition,
+  type Extent,
+  type ImageInformation,
+  IoVector,
+  type OpenRequest,
+  type WriteFlags,
+} from "@spindle/block";
+import { ClusterImage } from "../cluster-image.ts";
+import { Allocator } from "./allocate.ts";
+import { dropBackingFile, renameBackingFile } from "./backing-link.ts";
+import { createQcow2 } from "./create.ts";
+import {
+  parseHeader,
+  QCOW2_COMPAT_LAZY_REFCOUNTS,
+  QCOW2_INCOMPAT_CORRUPT,
+  QCOW2_INCOMPAT_DIRTY,
+  QCOW2_MAGIC,
+  type Qcow2Header,
+} from "./header.ts";
+import { ImageState } from "./image-state.ts";
+import { readL1Entry } from "./l2-entry.ts";
+import { reclaimLeaks } from "./leaks.ts";
+import { Qcow2ClusterMap } from "./mapping.ts";
+import { Refcounts } from "./refcount.ts";
+import { WriteBack } from "./write-back.ts";
+
+const HEADER_AUTOCLEAR = 88;
+
+class Qcow2Driver implements BlockDriver {
+  readonly name = "qcow2";
+  readonly requestAlignment = 1;
+  readonly clusterSize: number;
+  readonly clusters: Qcow2ClusterMap;
+  readonly #state: ImageState;
+  readonly #image: ClusterImage;
+  readonly #writeBack: WriteBack;
+  readonly #readOnly: boolean;
+
+  constructor(state: ImageState, readOnly: boolean) {
+    this.#state = state;
+    this.#readOnly = readOnly;
+    this.clusterSize = state.clusterSize;
+    this.#writeBack = new WriteBack(state);
+    this.clusters = new Qcow2ClusterMap(state, this.#writeBack);
+    this.#image = new ClusterImage(this.clusters, state.children, () => state.header.size);
+  }
+
+  get backingFile(): BackingFile | null {
+    const { backingFile, backingFormat } = this.#state.header;
+    return backingFile === null ? null : { filename: backingFile, format: backingFormat };
+  }
+
+  length(): number {
+    return this.#state.header.size;
+  }
+  read(offset: number, vector: IoVector): Co<void> {
+    return this.#image.read(offset, vector);
+  }
+  write(offset: number, vector: IoVector): Co<void> {
+    return this.#image.write(offset, vector);
+  }
+  writesInPlace(offset: number, length: number): Co<boolean> {
+    return this.#image.writesInPlace(offset, length);
+  }
+  writeZeroes(offset: number, length: number, flags: WriteFlags): Co<void> {
+    return this.#image.writeZeroes(offset, length, flags.mayUnmap === true);
+  }
+  discard(offset: number, length: number): Co<void> {
+    return this.#image.discard(offset, length);
+  }
+  blockStatus(offset: number, length: number): Co<Extent> {
+    return this.#image.blockStatus(offset, length);
+  }
+  flush(): Co<void> {
+    return this.#writeBack.flush();
+  }
+
+  *truncate(): Co<void> {
+    throw new BlockError("ENOTSUP", "resizing qcow2 images is not supported");
+  }
+
+  *changeBackingFile(backing: BackingFile | null): Co<void> {
+    yield* this.flush();
+    const { file, header } = this.#state;
+    if (backing === null) yield* dropBackingFile(file);
+    else yield* renameBackingFile(file, header, backing);
+    this.#state.header = yield* readHeader(file);
+  }
+
+  /** Counts down clusters that nothing refers to, as a crash leaves them. Nothing else is in flight. */
+  *reclaimLeaks(): Co<number> {
+    yield* this.flush();
+    const count = yield* reclaimLeaks(this.#state);
+    if (count > 0) yield* this.flush();
+    return count;
+  }
+
+  *close(): Co<void> {
+    if (this.#readOnly) return;
+    yield* this.flush();
+    // Nothing is in flight any more: what was freed last is counted down too.
+    yield* this.#writeBack.reclaim();
+    yield* this.flush();
+  }
+
+  information(): ImageInformation {
+    const { header } = this.#state;
+    const third = {
+      "lazy-refcounts": (header.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS) !== 0n,
+      corrupt: (header.incompatible & QCOW2_INCOMPAT_CORRUPT) !== 0n,
+      "extended-l2": false,
+    };
+    const data = {
+      compat: header.version === 3 ? "1.1" : "0.10",
+      "compression-type": header.compression,
+      "refcount-bits": 2 ** header.refcountOrder,
+      ...(header.version === 3 ? third : {}),
+    };
+    return {
+      "cluster-size": this.clusterSize,
+      "dirty-flag": (header.incompatible & QCOW2_INCOMPAT_DIRTY) !== 0n,
+      "format-specific": { type: "qcow2", data },
+    };
+  }
+
+  shareableOptions(): Readonly<Record<string, unknown>> {
+    return {};
+  }
+}
+
+export const qcow2Format: DriverDefinition = {
+  name: "qcow2",
+  kind: "format",
+  supportsBacking: true,
+  options: {},
+  probe(head) {
+    const isQcow = head.length >= 8 && new DataView(head.buffer, head.byteOffset).getUint32(0) === QCOW2_MAGIC;
+    return isQcow && new DataView(head.buffer, head.byteOffset).getUint32(4) >= 2 ? 100 : 0;
+  },
+  *open(request) {
+    const file = request.children.file as BlockNode;
+    const header = yield* readHeader(file);
+    if (!request.readOnly) {
+      checkWritable(header);
+      yield* clearAutoclear(file, header);
+    }
+    return new Qcow2Driver(yield* openState(request, header), request.readOnly);
+  },
+  create: createQcow2,
+};
+
+function* readHeader(file: BlockNode): Co<Qcow2Header> {
+  const first = new Uint8Array(Math.min(512, file.length));
+  yield* file.read(0, IoVector.of(first));
+  const clusterBits = first.length >= 24 ? new DataView(first.buffer).getUint32(20) : 0;
+  // A cluster size that cannot be is told by the parser.
+  const clusterSize = clusterBits >= 9 && clusterBits <= 21 ? 2 ** clusterBits : 512;
+  const bytes = new Uint8Array(Math.min(clusterSize, file.length));
+  yield* file.read(0, IoVector.of(bytes));
+  try {
+    return parseHeader(bytes);
+  } catch (error) {
+    if (!isBlockError(error)) throw error;
+    const { filename } = file;
+    throw new BlockError(
+      error.code,
+      `Could not open '${filename ?? file.name}': ${error.message}`,
+      error.context,
+      error,
+    );
+  }
+}
+
+function checkWritable(header: Qcow2Header): void {
+  if ((header.incompatible & QCOW2_INCOMPAT_CORRUPT) !== 0n)
+    throw new BlockError("EACCES", "qcow2: Image is corrupt; cannot be opened read/write", { corrupt: true });
+  if ((header.incompatible & QCOW2_INCOMPAT_DIRTY) !== 0n)
+    throw new BlockError("ENOTSUP", "qcow2: the image was not closed (lazy refcounts) and needs a repair first");
+}
+
+/** Features that a writer does not keep up say so by their autoclear bits being cleared. */
+function* clearAutoclear(file: BlockNode, header: Qcow2Header): Co<void> {
+  if (header.version < 3 || header.autoclear === 0n) return;
+  yield* file.write(HEADER_AUTOCLEAR, IoVector.of(new Uint8Array(8)));
+  yield* file.flush();
+}
+
+function* openState(request: OpenRequest, header: Qcow2Header): Co<ImageState> {
+  const { children, environment, inFlight } = request;
+  const file = (): BlockNode => children.file as BlockNode;
+  const clusterSize = 2 ** header.clusterBits;
+  const l1Bytes = new Uint8Array(header.l1Entries * 8);
+  if (header.l1Offset + l1Bytes.length > file().length)
+    throw new BlockError("EINVAL", "the L1 table stands beyond the end of the image file");
+  yield* file().read(header.l1Offset, IoVector.of(l1Bytes));
+  const l1 = new DataView(l1Bytes.buffer);
+  const refcounts = yield* Refcounts.open(header, file);
+  const metadata = metadataClusters(header, l1, refcounts, clusterSize);
+  const allocator = new Allocator(refcounts, metadata, file);
+  return new ImageState({ header, children, environment, inFlight, refcounts, allocator, metadata, l1 });
+}
+
+/** The clusters that no data may stand in. */
+function metadataClusters(header: Qcow2Header, l1: DataView, refcounts: Refcounts, clusterSize: number): Set<number> {
+  const clusters = new Set<number>([0]);
+  const add = (offset: number, length: number): void => {
+    for (let at = Math.floor(offset / clusterSize); at * clusterSize < offset + length; at++) clusters.add(at);
+  };
+  add(header.refcountTableOffset, header.refcountTableClusters * clusterSize);
+  add(header.l1Offset, header.l1Entries * 8);
+  for (const offset of refcounts.table) if (offset !== 0) clusters.add(Math.floor(offset / clusterSize));
+  for (let index = 0; index < header.l1Entries; index++) {
+    const { hostOffset } = readL1Entry(l1, index, clusterSize);
+    if (hostOffset !== 0) clusters.add(hostOffset / clusterSize);
+  }
+  return clusters;
+}

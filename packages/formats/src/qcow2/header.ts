@@ -1,0 +1,218 @@
+/**
+ * The qcow2 header and its extensions: bytes to a checked record and back, without I/O. Sources: the qcow2 specification,
+ * sections "Header" and "Header extensions"; limits as QEMU has them.
+ */
+import { BlockError, ByteView, decodeUtf8 } from "@spindle/base";
+
+export const QCOW2_MAGIC = 0x514649fb;
+
+export const QCOW2_INCOMPAT_DIRTY = 1n;
+export const QCOW2_INCOMPAT_CORRUPT = 2n;
+export const QCOW2_INCOMPAT_DATA_FILE = 4n;
+export const QCOW2_INCOMPAT_COMPRESSION = 8n;
+export const QCOW2_INCOMPAT_EXTL2 = 16n;
+export const QCOW2_COMPAT_LAZY_REFCOUNTS = 1n;
+
+const KNOWN_INCOMPATIBLE = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION;
+
+export const EXTENSION_END = 0;
+export const EXTENSION_BACKING_FORMAT = 0xe2792aca;
+export const EXTENSION_FEATURE_NAMES = 0x6803f857;
+
+const V2_HEADER_BYTES = 72;
+const V3_HEADER_BYTES = 104;
+const L1_BYTES_MAX = 32 * 1024 * 1024;
+const REFCOUNT_TABLE_BYTES_MAX = 8 * 1024 * 1024;
+const SNAPSHOTS_MAX = 65_536;
+const BACKING_NAME_MAX = 1023;
+
+export type CompressionType = "zlib" | "zstd";
+
+export interface Qcow2Header {
+  readonly version: 2 | 3;
+  readonly backingFile: string | null;
+  readonly backingFormat: string | null;
+  readonly clusterBits: number;
+  readonly size: number;
+  readonly l1Entries: number;
+  readonly l1Offset: number;
+  readonly refcountTableOffset: number;
+  readonly refcountTableClusters: number;
+  readonly snapshotCount: number;
+  readonly snapshotsOffset: number;
+  readonly incompatible: bigint;
+  readonly compatible: bigint;
+  readonly autoclear: bigint;
+  /** Refcounts are 2^refcountOrder bits wide. */
+  readonly refcountOrder: number;
+  readonly headerLength: number;
+  readonly compression: CompressionType;
+  /** Where the extensions end. */
+  readonly extensionsEnd: number;
+}
+
+/**
+ * @param bytes the first cluster of the file, or all of a shorter file
+ * @throws {BlockError} EINVAL when it is no valid header, ENOTSUP when it asks for what is not supported, by name.
+ */
+export function parseHeader(bytes: Uint8Array): Qcow2Header {
+  const view = new ByteView(bytes);
+  if (bytes.length < V2_HEADER_BYTES || view.u32be(0) !== QCOW2_MAGIC) throw invalid("Image is not in qcow2 format");
+  const version = view.u32be(4);
+  if (version !== 2 && version !== 3) throw unsupported(`Unsupported qcow2 version ${version}`);
+  const clusterBits = view.u32be(20);
+  if (clusterBits < 9 || clusterBits > 21) throw invalid(`Unsupported cluster size: 2^${clusterBits}`);
+  const third = version === 3 ? parseThird(view, clusterBits) : SECOND;
+  const extensions = parseExtensions(view, third.headerLength, clusterBits);
+  checkFeatures(third.incompatible, extensions.featureNames);
+  if (view.u32be(32) !== 0) throw unsupported("qcow2 encryption is not supported");
+  const size = view.u64be(24, "disk size");
+  const header = {
+    version,
+    backingFile: parseBackingFile(view, clusterBits),
+    backingFormat: extensions.backingFormat,
+    clusterBits,
+    size,
+    l1Entries: view.u32be(36),
+    l1Offset: view.u64be(40, "L1 table offset"),
+    refcountTableOffset: view.u64be(48, "refcount table offset"),
+    refcountTableClusters: view.u32be(56),
+    snapshotCount: view.u32be(60),
+    snapshotsOffset: view.u64be(64, "snapshot table offset"),
+    extensionsEnd: extensions.end,
+    ...third,
+  } as const;
+  checkTables(header);
+  return header;
+}
+
+type ThirdFields = Pick<
+  Qcow2Header,
+  "incompatible" | "compatible" | "autoclear" | "refcountOrder" | "headerLength" | "compression"
+>;
+
+/** What a version 2 header means by leaving it out. */
+const SECOND: ThirdFields = {
+  incompatible: 0n,
+  compatible: 0n,
+  autoclear: 0n,
+  refcountOrder: 4,
+  headerLength: V2_HEADER_BYTES,
+  compression: "zlib",
+};
+
+function parseThird(view: ByteView, clusterBits: number): ThirdFields {
+  if (view.length < V3_HEADER_BYTES) throw invalid("qcow2 header is truncated");
+  const headerLength = view.u32be(100);
+  if (headerLength < V3_HEADER_BYTES) throw invalid("qcow2 header too short");
+  if (headerLength > 2 ** clusterBits || headerLength > view.length) throw invalid("qcow2 header exceeds cluster size");
+  const refcountOrder = view.u32be(96);
+  if (refcountOrder > 6) throw invalid("Reference count entry width too large; may not exceed 64 bits");
+  const incompatible = view.bigU64be(72);
+  const compressionNumber = headerLength > V3_HEADER_BYTES ? view.u8(104) : 0;
+  if (compressionNumber > 1) throw unsupported(`qcow2: unknown compression type: ${compressionNumber}`);
+  const announced = (incompatible & QCOW2_INCOMPAT_COMPRESSION) !== 0n;
+  if (announced !== (compressionNumber !== 0))
+    throw invalid("qcow2: Compression type incompatible feature bit is wrong");
+  return {
+    incompatible,
+    compatible: view.bigU64be(80),
+    autoclear: view.bigU64be(88),
+    refcountOrder,
+    headerLength,
+    compression: compressionNumber === 0 ? "zlib" : "zstd",
+  };
+}
+
+interface Extensions {
+  readonly backingFormat: string | null;
+  readonly featureNames: ReadonlyMap<number, string>;
+  readonly end: number;
+}
+
+function parseExtensions(view: ByteView, start: number, clusterBits: number): Extensions {
+  const nameOffset = view.u64be(8, "backing file name offset");
+  const limit = Math.min(view.length, 2 ** clusterBits, nameOffset === 0 ? Number.POSITIVE_INFINITY : nameOffset);
+  let backingFormat: string | null = null;
+  let featureNames: ReadonlyMap<number, string> = new Map();
+  let offset = start;
+  while (offset + 8 <= limit) {
+    const type = view.u32be(offset);
+    const length = view.u32be(offset + 4);
+    offset += 8;
+    if (type === EXTENSION_END) break;
+    if (length > limit - offset) throw invalid("qcow2 header extension is too large");
+    const data = view.bytes.subarray(offset, offset + length);
+    if (type === EXTENSION_BACKING_FORMAT) {
+      if (length > 15) throw invalid("ERROR: ext_backing_format: len too large");
+      backingFormat = decodeUtf8(data);
+    } else if (type === EXTENSION_FEATURE_NAMES) featureNames = parseFeatureNames(data);
+    offset += Math.ceil(length / 8) * 8;
+  }
+  return { backingFormat, featureNames, end: offset };
+}
+
+/** Names of incompatible bits, as the image tells them for programs that do not know the bits. */
+function parseFeatureNames(data: Uint8Array): ReadonlyMap<number, string> {
+  const names = new Map<number, string>();
+  for (let at = 0; at + 48 <= data.length; at += 48) {
+    if (data[at] !== 0) continue;
+    const name = data.subarray(at + 2, at + 48);
+    const length = name.indexOf(0);
+    names.set(data[at + 1] as number, decodeUtf8(length < 0 ? name : name.subarray(0, length)));
+  }
+  return names;
+}
+
+const UNSUPPORTED_NAMES: ReadonlyMap<number, string> = new Map([
+  [2, "external data file"],
+  [4, "extended L2 entries"],
+]);
+
+function checkFeatures(incompatible: bigint, names: ReadonlyMap<number, string>): void {
+  const unknown: string[] = [];
+  for (let bit = 0; bit < 64; bit++) {
+    const mask = 1n << BigInt(bit);
+    if ((incompatible & mask) === 0n || (KNOWN_INCOMPATIBLE & mask) !== 0n) continue;
+    unknown.push(names.get(bit) ?? UNSUPPORTED_NAMES.get(bit) ?? `Unknown incompatible feature: bit ${bit}`);
+  }
+  if (unknown.length > 0) throw unsupported(`Unsupported qcow2 feature(s): ${unknown.join(", ")}`);
+}
+
+function parseBackingFile(view: ByteView, clusterBits: number): string | null {
+  const offset = view.u64be(8, "backing file name offset");
+  if (offset === 0) return null;
+  const length = view.u32be(16);
+  if (length > BACKING_NAME_MAX || offset + length > 2 ** clusterBits || offset + length > view.length)
+    throw invalid("Backing file name too long");
+  if (length === 0) return null;
+  return decodeUtf8(view.bytes.subarray(offset, offset + length));
+}
+
+type Tables = Omit<Qcow2Header, "backingFile" | "backingFormat">;
+
+function checkTables(header: Tables): void {
+  const clusterSize = 2 ** header.clusterBits;
+  const table = (name: string, offset: number, entryBytes: number, entries: number, bytesMax: number): void => {
+    if (entries * entryBytes > bytesMax) throw new BlockError("EFBIG", `${name} too large`);
+    if (offset % clusterSize !== 0 || offset >= 2 ** 53 - bytesMax)
+      throw invalid(`Invalid ${name.toLowerCase()} offset`);
+  };
+  const { refcountTableClusters, refcountTableOffset, l1Entries, l1Offset } = header;
+  table("Reference count table", refcountTableOffset, clusterSize, refcountTableClusters, REFCOUNT_TABLE_BYTES_MAX);
+  if (refcountTableClusters === 0) throw invalid("Image does not contain a reference count table");
+  if (refcountTableOffset === 0) throw invalid("Invalid reference count table offset");
+  table("Active L1 table", l1Offset, 8, l1Entries, L1_BYTES_MAX);
+  table("Snapshot table", header.snapshotsOffset, 40, header.snapshotCount, SNAPSHOTS_MAX * 40);
+  const needed = Math.ceil(header.size / (clusterSize * (clusterSize / 8)));
+  if (l1Entries < needed) throw invalid("L1 table is too small");
+  if (l1Entries > 0 && l1Offset === 0) throw invalid("Invalid L1 table offset");
+}
+
+function invalid(message: string): BlockError {
+  return new BlockError("EINVAL", message);
+}
+
+function unsupported(message: string): BlockError {
+  return new BlockError("ENOTSUP", message);
+}

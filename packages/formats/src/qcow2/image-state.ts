@@ -1,0 +1,69 @@
+/** What the parts of an open qcow2 image share: the header as it is now, the tables in memory, and who waits for what. */
+import { CoMutex } from "@spindle/base";
+import type { BlockNode, Children, Environment, InFlightTickets } from "@spindle/block";
+import type { Allocator, ClusterRun } from "./allocate.ts";
+import type { Qcow2Header } from "./header.ts";
+import type { Refcounts } from "./refcount.ts";
+import { TableCache } from "./table-cache.ts";
+
+/** Memory for L2 tables that are not changed: as much as QEMU takes by default. */
+const L2_CACHE_BYTES = 32 * 1024 * 1024;
+
+/** A run that nothing in memory points at any more. */
+export interface FreedRun extends ClusterRun {
+  /** The newest request when it was freed: until all up to it have ended, one of them may still use the run. */
+  readonly ticket: number;
+}
+
+export class ImageState {
+  header: Qcow2Header;
+  readonly clusterSize: number;
+  readonly entriesPerTable: number;
+  readonly children: Children;
+  readonly environment: Environment;
+  readonly inFlight: InFlightTickets;
+  readonly refcounts: Refcounts;
+  readonly allocator: Allocator;
+  /** Indices of clusters that hold metadata. */
+  readonly metadata: Set<number>;
+  /** The active L1 table, big-endian as in the file. */
+  readonly l1: DataView;
+  /** Indices of 512-byte sectors of the L1 table that differ from the file. */
+  readonly dirtyL1: Set<number> = new Set();
+  readonly l2: TableCache;
+  /** Freed since the last write-back began: the file may still point at them. */
+  freed: FreedRun[] = [];
+  /** The file does not point at them any more; requests in flight may still use them. */
+  quarantined: FreedRun[] = [];
+  /** Serialises changes of which L2 tables there are. */
+  readonly tableMutex: CoMutex = new CoMutex();
+  readonly writeBackMutex: CoMutex = new CoMutex();
+
+  constructor(
+    parts: Pick<
+      ImageState,
+      "header" | "children" | "environment" | "inFlight" | "refcounts" | "allocator" | "metadata" | "l1"
+    >,
+  ) {
+    this.header = parts.header;
+    this.clusterSize = 2 ** parts.header.clusterBits;
+    this.entriesPerTable = this.clusterSize / 8;
+    this.children = parts.children;
+    this.environment = parts.environment;
+    this.inFlight = parts.inFlight;
+    this.refcounts = parts.refcounts;
+    this.allocator = parts.allocator;
+    this.metadata = parts.metadata;
+    this.l1 = parts.l1;
+    this.l2 = new TableCache(Math.max(4, L2_CACHE_BYTES / this.clusterSize));
+  }
+
+  get file(): BlockNode {
+    return this.children.file as BlockNode;
+  }
+
+  /** Notes that nothing in memory points at a run any more. */
+  free(index: number, count: number): void {
+    this.freed.push({ index, count, ticket: this.inFlight.ticket() });
+  }
+}

@@ -1,0 +1,88 @@
+/**
+ * Entries of L1 and L2 tables (qcow2 specification, "Cluster mapping"), as two words each: 64-bit arithmetic on every
+ * lookup would cost more than the lookup.
+ */
+import type { Mapping } from "@spindle/block";
+import { corrupt } from "./refcount.ts";
+
+/** Bit 63: the cluster is referenced once and may be overwritten. */
+const COPIED_HIGH = 0x80000000;
+/** Bit 62. */
+const COMPRESSED_HIGH = 0x40000000;
+/** Bits 32 to 55 of the offset. */
+const OFFSET_HIGH_MASK = 0x00ffffff;
+/** Bits 9 to 31. */
+const OFFSET_LOW_MASK = 0xfffffe00;
+const ZERO_LOW = 1;
+
+const WORD = 2 ** 32;
+
+export interface Entry {
+  readonly kind: Mapping["kind"];
+  /** For data, and for zeros that keep their cluster; 0 otherwise. Bytes. */
+  readonly hostOffset: number;
+  readonly copied: boolean;
+}
+
+/**
+ * @param version zero clusters exist from version 3 on
+ * @throws {BlockError} EIO when the entry cannot be true.
+ */
+export function readEntry(table: DataView, index: number, clusterSize: number, version: number): Entry {
+  const high = table.getUint32(index * 8);
+  const low = table.getUint32(index * 8 + 4);
+  const copied = high >= COPIED_HIGH;
+  if ((high & COMPRESSED_HIGH) !== 0) return { kind: "compressed", hostOffset: 0, copied: false };
+  const hostOffset = (high & OFFSET_HIGH_MASK) * WORD + ((low & OFFSET_LOW_MASK) >>> 0);
+  const zero = version >= 3 && (low & ZERO_LOW) !== 0;
+  if (hostOffset % clusterSize !== 0 || hostOffset > Number.MAX_SAFE_INTEGER - clusterSize)
+    throw corrupt(`a cluster is said to stand at ${hostOffset}`);
+  if (zero) return { kind: "zero", hostOffset, copied };
+  return { kind: hostOffset === 0 ? "unallocated" : "data", hostOffset, copied };
+}
+
+export function writeEntry(table: DataView, index: number, entry: Entry): void {
+  const high = Math.floor(entry.hostOffset / WORD) + (entry.copied ? COPIED_HIGH : 0);
+  const low = (entry.hostOffset % WORD) + (entry.kind === "zero" ? ZERO_LOW : 0);
+  table.setUint32(index * 8, high);
+  table.setUint32(index * 8 + 4, low);
+}
+
+/** Where a compressed cluster stands. */
+export interface CompressedPlace {
+  readonly hostOffset: number;
+  /** Bytes to read; the compressed data may end before. */
+  readonly length: number;
+}
+
+/** Decodes a compressed cluster's descriptor ("Compressed Clusters Descriptor"). */
+export function readCompressedEntry(table: DataView, index: number, clusterBits: number): CompressedPlace {
+  const word = table.getBigUint64(index * 8) & 0x3fffffffffffffffn;
+  const sizeShift = BigInt(62 - (clusterBits - 8));
+  const hostOffset = word & ((1n << sizeShift) - 1n);
+  if (hostOffset > 2n ** 53n - 2n ** 22n) throw corrupt(`a compressed cluster is said to stand at ${hostOffset}`);
+  const sectors = Number(word >> sizeShift) + 1;
+  const start = Number(hostOffset);
+  return { hostOffset: start, length: sectors * 512 - (start % 512) };
+}
+
+/** An entry of an L1 table: where the L2 table stands, 0 for none, and whether it is referenced once. */
+export interface L1Entry {
+  readonly hostOffset: number;
+  readonly copied: boolean;
+}
+
+/** @throws {BlockError} EIO when the entry cannot be true. */
+export function readL1Entry(table: DataView, index: number, clusterSize: number): L1Entry {
+  const high = table.getUint32(index * 8);
+  const low = table.getUint32(index * 8 + 4);
+  const hostOffset = (high & OFFSET_HIGH_MASK) * WORD + ((low & OFFSET_LOW_MASK) >>> 0);
+  if (hostOffset % clusterSize !== 0 || hostOffset > Number.MAX_SAFE_INTEGER - clusterSize)
+    throw corrupt(`L2 table ${index} is said to stand at ${hostOffset}`);
+  return { hostOffset, copied: high >= COPIED_HIGH };
+}
+
+export function writeL1Entry(table: DataView, index: number, entry: L1Entry): void {
+  table.setUint32(index * 8, Math.floor(entry.hostOffset / WORD) + (entry.copied ? COPIED_HIGH : 0));
+  table.setUint32(index * 8 + 4, entry.hostOffset % WORD);
+}

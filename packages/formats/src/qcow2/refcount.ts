@@ -1,0 +1,135 @@
+/**
+ * Refcounts in memory: the refcount table, its blocks as they are needed, and entries of 1 to 64 bits (qcow2
+ * specification, "Host cluster management"). Nothing here is written by itself: write-back.ts decides when.
+ */
+import { assert, BlockError, ByteView, type Co, CoMutex } from "@spindle/base";
+import { type BlockNode, IoVector } from "@spindle/block";
+import type { Qcow2Header } from "./header.ts";
+import { type CachedTable, makeTable, TableCache } from "./table-cache.ts";
+
+/** Memory for refcount blocks that are not changed. */
+const CACHE_BYTES = 8 * 1024 * 1024;
+
+export class Refcounts {
+  readonly clusterSize: number;
+  /** Clusters that one block counts. */
+  readonly entriesPerBlock: number;
+  readonly blocks: TableCache;
+  readonly #order: number;
+  readonly #file: () => BlockNode;
+  readonly #loading = new CoMutex();
+  /** Host offsets of the blocks; 0 where there is none. */
+  table: Float64Array;
+  tableOffset: number;
+  /** Blocks whose table entries are not in the file yet. */
+  readonly unlisted: Set<CachedTable> = new Set();
+
+  constructor(header: Qcow2Header, table: Float64Array, file: () => BlockNode) {
+    this.clusterSize = 2 ** header.clusterBits;
+    this.#order = header.refcountOrder;
+    this.entriesPerBlock = (this.clusterSize * 8) / 2 ** header.refcountOrder;
+    this.blocks = new TableCache(Math.max(4, CACHE_BYTES / this.clusterSize));
+    this.table = table;
+    this.tableOffset = header.refcountTableOffset;
+    this.#file = file;
+  }
+
+  /** The largest count that an entry can hold, as far as a number can tell. */
+  get most(): number {
+    return this.#order >= 6 ? Number.MAX_SAFE_INTEGER : 2 ** (2 ** this.#order) - 1;
+  }
+
+  blockIndexOf(clusterIndex: number): number {
+    return Math.floor(clusterIndex / this.entriesPerBlock);
+  }
+
+  /** The block that counts a cluster, or undefined when there is none yet: nothing there is in use. */
+  *block(blockIndex: number): Co<CachedTable | undefined> {
+    const cached = this.blocks.get(blockIndex);
+    if (cached !== undefined) return cached;
+    if ((this.table[blockIndex] ?? 0) === 0) return undefined;
+    return yield* this.#loading.run(() => this.#load(blockIndex));
+  }
+
+  *#load(blockIndex: number): Co<CachedTable> {
+    const cached = this.blocks.get(blockIndex);
+    if (cached !== undefined) return cached;
+    const hostOffset = this.table[blockIndex] as number;
+    const file = this.#file();
+    if (hostOffset % this.clusterSize !== 0 || hostOffset >= file.length)
+      throw corrupt(`refcount block ${blockIndex} stands at ${hostOffset}, which cannot be`);
+    const bytes = new Uint8Array(this.clusterSize);
+    yield* file.read(hostOffset, IoVector.of(bytes.subarray(0, Math.min(bytes.length, file.length - hostOffset))));
+    const table = makeTable(blockIndex, hostOffset, bytes);
+    this.blocks.put(table);
+    return table;
+  }
+
+  get(block: CachedTable, clusterIndex: number): number {
+    const entry = clusterIndex % this.entriesPerBlock;
+    const { view } = block;
+    switch (this.#order) {
+      case 3:
+        return view.getUint8(entry);
+      case 4:
+        return view.getUint16(entry * 2);
+      case 5:
+        return view.getUint32(entry * 4);
+      case 6:
+        return Number(view.getBigUint64(entry * 8));
+      default: {
+        const bits = 2 ** this.#order;
+        const perByte = 8 / bits;
+        return (view.getUint8(Math.floor(entry / perByte)) >> ((entry % perByte) * bits)) & (2 ** bits - 1);
+      }
+    }
+  }
+
+  set(block: CachedTable, clusterIndex: number, count: number): void {
+    assert(count >= 0 && count <= this.most, "a refcount fits its entry");
+    const entry = clusterIndex % this.entriesPerBlock;
+    const { view } = block;
+    this.blocks.markDirty(block);
+    switch (this.#order) {
+      case 3:
+        view.setUint8(entry, count);
+        break;
+      case 4:
+        view.setUint16(entry * 2, count);
+        break;
+      case 5:
+        view.setUint32(entry * 4, count);
+        break;
+      case 6:
+        view.setBigUint64(entry * 8, BigInt(count));
+        break;
+      default: {
+        const bits = 2 ** this.#order;
+        const perByte = 8 / bits;
+        const at = Math.floor(entry / perByte);
+        const shift = (entry % perByte) * bits;
+        const mask = (2 ** bits - 1) << shift;
+        view.setUint8(at, (view.getUint8(at) & ~mask) | (count << shift));
+      }
+    }
+  }
+
+  /** Reads the table of an image that is being opened. */
+  static *open(header: Qcow2Header, file: () => BlockNode): Co<Refcounts> {
+    const bytes = new Uint8Array(header.refcountTableClusters * 2 ** header.clusterBits);
+    const { length } = file();
+    if (header.refcountTableOffset + bytes.length > length)
+      throw new BlockError("EINVAL", "the refcount table stands beyond the end of the image file");
+    yield* file().read(header.refcountTableOffset, IoVector.of(bytes));
+    const view = new ByteView(bytes);
+    const table = new Float64Array(bytes.length / 8);
+    // The low nine bits are reserved; the block's place is checked when it is loaded.
+    for (let index = 0; index < table.length; index++)
+      table[index] = Math.floor(view.u64be(index * 8, "refcount table entry") / 512) * 512;
+    return new Refcounts(header, table, file);
+  }
+}
+
+export function corrupt(message: string): BlockError {
+  return new BlockError("EIO", `qcow2 image is corrupt: ${message}`, { corrupt: true });
+}

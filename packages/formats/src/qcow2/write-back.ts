@@ -1,0 +1,156 @@
+/**
+ * Brings changed metadata to the file so that a crash at any point leaves leaked clusters at worst:
+ *
+ *   1. new refcount blocks, a barrier, and the table entries that name them
+ *   2. changed refcount blocks, and new L2 tables, which nothing points at yet
+ *   3. a barrier, which also makes all data written before durable
+ *   4. changed L2 tables and L1 entries, as they were when step 2 began
+ *   5. a barrier
+ *   6. only now are clusters that were given up before step 2 counted down, once the requests of then have ended
+ *
+ * Clusters are counted up when they are reserved, so the counts of step 2 cover whatever step 4 writes.
+ */
+import { ByteView, type Co } from "@spindle/base";
+import { IoVector } from "@spindle/block";
+import type { FreedRun, ImageState } from "./image-state.ts";
+import type { CachedTable } from "./table-cache.ts";
+
+/** What one write-back brings to the file, copied at one moment. */
+interface Snapshot {
+  readonly tables: readonly { readonly table: CachedTable; readonly bytes: Uint8Array; readonly fresh: boolean }[];
+  readonly l1Sectors: readonly { readonly index: number; readonly bytes: Uint8Array }[];
+  readonly freed: readonly FreedRun[];
+}
+
+const L1_SECTOR_BYTES = 512;
+
+export class WriteBack {
+  readonly #state: ImageState;
+
+  constructor(state: ImageState) {
+    this.#state = state;
+  }
+
+  /** Writes metadata and makes it, and all data written before, durable. */
+  *flush(): Co<void> {
+    const flushed = yield* this.writeBack();
+    if (!flushed) yield* this.#state.file.flush();
+  }
+
+  /**
+   * Writes metadata.
+   * @returns whether a barrier came after everything that was written before the call
+   */
+  *writeBack(): Co<boolean> {
+    yield* this.#state.writeBackMutex.lock();
+    try {
+      yield* this.reclaim();
+      yield* this.#listBlocks();
+      return yield* this.#writeSnapshot(this.#takeSnapshot());
+    } finally {
+      this.#state.writeBackMutex.unlock();
+    }
+  }
+
+  /** Counts down the clusters that nobody can use any more. */
+  *reclaim(): Co<void> {
+    const state = this.#state;
+    if (state.quarantined.length === 0) return;
+    const oldest = state.inFlight.oldestTicket();
+    const over = state.quarantined.filter((run) => run.ticket < oldest);
+    if (over.length === 0) return;
+    state.quarantined = state.quarantined.filter((run) => run.ticket >= oldest);
+    for (const run of over) yield* state.allocator.decrement(run);
+  }
+
+  /** Step 1. Blocks may be added meanwhile; when it ends there is none that the table does not name. */
+  *#listBlocks(): Co<void> {
+    const { refcounts, file } = this.#state;
+    while (refcounts.unlisted.size > 0) {
+      const blocks = [...refcounts.unlisted];
+      for (const block of blocks) yield* file.write(block.hostOffset, IoVector.of(block.bytes.slice()));
+      yield* file.flush();
+      for (const block of blocks) {
+        const entry = new ByteView(new Uint8Array(8));
+        entry.setU64be(0, block.hostOffset);
+        yield* file.write(refcounts.tableOffset + block.index * 8, IoVector.of(entry.bytes));
+        refcounts.unlisted.delete(block);
+      }
+    }
+  }
+
+  #takeSnapshot(): Snapshot {
+    const state = this.#state;
+    const tables = state.l2.dirtyTables().map((table) => {
+      state.l2.markClean(table);
+      return { table, bytes: table.bytes.slice(), fresh: table.fresh };
+    });
+    const l1Sectors = [...state.dirtyL1].map((index) => ({ index, bytes: this.#l1Sector(index).slice() }));
+    state.dirtyL1.clear();
+    const { freed } = state;
+    state.freed = [];
+    return { tables, l1Sectors, freed };
+  }
+
+  *#writeSnapshot(snapshot: Snapshot): Co<boolean> {
+    const { file } = this.#state;
+    const { tables, l1Sectors, freed } = snapshot;
+    try {
+      yield* this.#writeRefcounts();
+      for (const { table, bytes, fresh } of tables) {
+        if (!fresh) continue;
+        yield* file.write(table.hostOffset, IoVector.of(bytes));
+        table.fresh = false;
+      }
+      const publishes = tables.some(({ fresh }) => !fresh) || l1Sectors.length > 0;
+      if (!publishes) {
+        this.#state.quarantined.push(...freed);
+        return false;
+      }
+      yield* file.flush();
+      for (const { table, bytes, fresh } of tables) if (!fresh) yield* file.write(table.hostOffset, IoVector.of(bytes));
+      for (const { index, bytes } of l1Sectors) yield* file.write(this.#l1SectorOffset(index), IoVector.of(bytes));
+      yield* file.flush();
+    } catch (error) {
+      this.#putBack(snapshot);
+      throw error;
+    }
+    this.#state.quarantined.push(...freed);
+    return true;
+  }
+
+  *#writeRefcounts(): Co<void> {
+    const { refcounts, file } = this.#state;
+    for (const block of refcounts.blocks.dirtyTables()) {
+      refcounts.blocks.markClean(block);
+      try {
+        yield* file.write(block.hostOffset, IoVector.of(block.bytes.slice()));
+      } catch (error) {
+        refcounts.blocks.markDirty(block);
+        throw error;
+      }
+    }
+  }
+
+  /** What could not be written stays to be written; a table that reached the file is written once more. */
+  #putBack({ tables, l1Sectors, freed }: Snapshot): void {
+    const state = this.#state;
+    for (const { table, fresh } of tables) {
+      table.fresh = fresh;
+      if (state.l2.get(table.index) === table) state.l2.markDirty(table);
+    }
+    for (const { index } of l1Sectors) state.dirtyL1.add(index);
+    state.freed = [...freed, ...state.freed];
+  }
+
+  #l1Sector(index: number): Uint8Array {
+    const { l1 } = this.#state;
+    const start = index * L1_SECTOR_BYTES;
+    const length = Math.min(L1_SECTOR_BYTES, l1.byteLength - start);
+    return new Uint8Array(l1.buffer, l1.byteOffset + start, length);
+  }
+
+  #l1SectorOffset(index: number): number {
+    return this.#state.header.l1Offset + index * L1_SECTOR_BYTES;
+  }
+}

@@ -1,0 +1,14 @@
+/** All commands. To add one of QEMU's others, describe it in `commands/` and list it here. */
+import type { Command } from "./command.ts";
+import { blockJobCommands } from "./commands/block-job.ts";
+import { blockStream } from "./commands/block-stream.ts";
+import { blockdevCommands } from "./commands/blockdev.ts";
+import { jobCommands } from "./commands/job.ts";
+import { processCommands } from "./commands/process.ts";
+
+export const COMMANDS: ReadonlyMap<string, Command> = new Map(
+  [...blockdevCommands, blockStream, ...blockJobCommands, ...jobCommands, ...processCommands].map((entry) => [
+    entry.name,
+    entry,
+  ]),
+);

@@ -1,0 +1,133 @@
+/**
+ * One command as the table of commands lists it: its arguments, which are checked before it runs, and what it does. A
+ * command knows neither JSON nor sessions.
+ */
+import { BlockError, type Clock, type Co } from "@spindle/base";
+import type { Graph } from "@spindle/block";
+import type { CreateCopier, JobRegistry } from "@spindle/jobs";
+import { dictionaryOrder } from "./dictionary-order.ts";
+import type { JsonObject, JsonValue } from "./json-value.ts";
+import { isJsonObject } from "./json-value.ts";
+import { parameterMissing, parameterType, parameterUnexpected, parameterValue } from "./qmp-error.ts";
+
+/** The version as `query-version` tells it. */
+export interface Version {
+  readonly major: number;
+  readonly minor: number;
+  readonly micro: number;
+  /** Whatever the distributor wants to add; may be empty. */
+  readonly package: string;
+}
+
+/** What commands work with. */
+export interface CommandContext {
+  readonly graph: Graph;
+  readonly jobs: JobRegistry;
+  readonly createCopier: CreateCopier;
+  readonly clock: Clock;
+  readonly version: Version;
+  /** The names of all commands. */
+  readonly commandNames: readonly string[];
+  /**
+   * Checks the arguments of a command and runs it.
+   * @throws {BlockError} with QEMU's text.
+   */
+  execute(name: string, argumentValues: JsonObject): Co<unknown>;
+  /** Ends all jobs; the program ends when the reply has been sent. */
+  quit(): Co<void>;
+}
+
+/** A type of the schema, with `?` behind it when the argument may be left out; or the words that it may be. */
+export type ArgumentType =
+  | "string"
+  | "string?"
+  | "integer"
+  | "integer?"
+  | "boolean"
+  | "boolean?"
+  | { readonly oneOf: readonly string[] };
+
+type ValueOf<T> = T extends { readonly oneOf: readonly (infer W)[] }
+  ? W | undefined
+  : T extends "string"
+    ? string
+    : T extends "string?"
+      ? string | undefined
+      : T extends "integer"
+        ? number
+        : T extends "integer?"
+          ? number | undefined
+          : T extends "boolean"
+            ? boolean
+            : boolean | undefined;
+
+/** The checked values of a command's arguments. */
+export type ArgumentValues<A> = { readonly [K in keyof A]: ValueOf<A[K]> };
+
+export interface Command {
+  readonly name: string;
+  /** In the order of QEMU's schema, which decides what is found wrong first. */
+  readonly arguments: Readonly<Record<string, ArgumentType>>;
+  /** Whether other members may be there, which the command itself looks at. */
+  readonly open: boolean;
+  /** Whether it changes the graph: such commands run one after the other, whichever session they came from. */
+  readonly changesGraph: boolean;
+  run(context: CommandContext, values: Readonly<Record<string, unknown>>, all: JsonObject): Co<unknown>;
+}
+
+/** Describes a command. What `run` returns is the reply; an empty object when it returns nothing. */
+export function command<const A extends Readonly<Record<string, ArgumentType>>>(
+  name: string,
+  argumentTypes: A,
+  run: (context: CommandContext, values: ArgumentValues<A>, all: JsonObject) => Co<unknown>,
+  options: { readonly open?: boolean; readonly changesGraph?: boolean } = {},
+): Command {
+  const { open = false, changesGraph = false } = options;
+  return { name, arguments: argumentTypes, open, changesGraph, run: run as Command["run"] };
+}
+
+/**
+ * The values of a command's arguments.
+ * @throws {BlockError} EINVAL with QEMU's text when one is missing, of the wrong type, or unknown.
+ */
+export function checkArguments(definition: Command, given: JsonObject): Readonly<Record<string, unknown>> {
+  const values: Record<string, unknown> = {};
+  for (const [name, type] of Object.entries(definition.arguments)) {
+    const value = given[name];
+    if (value !== undefined) values[name] = checkValue(name, type, value);
+    else if (typeof type === "string" && !type.endsWith("?")) throw parameterMissing(name);
+  }
+  if (!definition.open) {
+    const unknown = dictionaryOrder(Object.keys(given)).find((name) => !Object.hasOwn(definition.arguments, name));
+    if (unknown !== undefined) throw parameterUnexpected(unknown);
+  }
+  return values;
+}
+
+function checkValue(name: string, type: ArgumentType, value: JsonValue): unknown {
+  if (typeof type === "object") {
+    if (typeof value !== "string") throw parameterType(name, "string");
+    if (!type.oneOf.includes(value)) throw parameterValue(name, value);
+    return value;
+  }
+  const wanted = type.replace("?", "");
+  if (wanted === "integer") return checkInteger(name, value);
+  if (typeof value !== wanted) throw parameterType(name, wanted);
+  refuseNul(name, value);
+  return value;
+}
+
+/** The schema's integers have 64 bits; those that a number does not hold exactly are refused. */
+function checkInteger(name: string, value: JsonValue): number {
+  if (Number.isSafeInteger(value)) return value as number;
+  if (typeof value !== "bigint" || value >= 2n ** 63n) throw parameterType(name, "integer");
+  throw new BlockError("EINVAL", `Parameter '${name}' expects a value from -(2^53 - 1) to 2^53 - 1`);
+}
+
+/** @throws {BlockError} EINVAL when a string inside of a value holds a NUL: hosts end names there. */
+export function refuseNul(name: string, value: JsonValue): void {
+  if (typeof value === "string") {
+    if (value.includes("\0")) throw new BlockError("EINVAL", `Parameter '${name}' contains a NUL character`);
+  } else if (Array.isArray(value)) for (const item of value) refuseNul(name, item);
+  else if (isJsonObject(value)) for (const [key, member] of Object.entries(value)) refuseNul(`${name}.${key}`, member);
+}

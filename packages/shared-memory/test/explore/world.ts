@@ -1,0 +1,424 @@
+/**
+ * One execution of a program on the rewritten source, one step at a time: whoever drives it chooses which thread goes on,
+ * is canceled, or dies. After every step the specification looks at the slots.
+ */
+import { AssertionError, assert, BlockError } from "@spindle/base";
+import { evaluate, type Edit, intoSteps, readSource } from "./rewrite-source.ts";
+import type { Action, Program } from "./program.ts";
+import { mayNotMeet, type Range, type SlotView, Specification, Violation } from "./specification.ts";
+
+type Step = readonly unknown[];
+interface Condition {
+  readonly kind: "condition";
+  ready(): boolean;
+}
+type Stepper<T> = Generator<Step | Condition, T, unknown>;
+
+/** The lock after rewriting: every method stops before each visible operation. */
+interface SteppedLock {
+  acquire(kind: number, start: number, end: number, canceled?: () => boolean): Stepper<number>;
+  tryAcquire(kind: number, start: number, end: number): Stepper<number>;
+  release(token: number): Stepper<void>;
+  ticket(): Stepper<number>;
+  oldestTicket(): Stepper<number>;
+  recover(thread: number): Stepper<number>;
+}
+
+interface SlotArrays {
+  readonly states: Int32Array;
+  readonly starts: Float64Array;
+  readonly ends: Float64Array;
+  readonly tickets: Float64Array;
+}
+
+/** The classes of one edit of the source. */
+export interface Build {
+  readonly RangeLock: {
+    create(options: { slots: number }): { memory: SharedArrayBuffer; slots: number };
+    new (handle: unknown, thread: unknown): SteppedLock;
+  };
+  readonly SlotTable: new (memory: SharedArrayBuffer, slots: number) => SlotArrays;
+  readonly bypassLimit: number;
+}
+
+const FILES = ["lock-kind.ts", "slot-state.ts", "mutex.ts", "slot-table.ts", "range-lock.ts"];
+
+/** Makes the stepped classes, with every loop that only waits cut to `spins` rounds. */
+export function build(mutation: readonly Edit[] = [], limits: { spins?: number; bypass?: number } = {}): Build {
+  const bypassLimit = limits.bypass ?? 16;
+  const source = readSource(FILES, [
+    ...mutation,
+    { from: "const SPIN_LIMIT = 1500;", to: `const SPIN_LIMIT = ${limits.spins ?? 0};` },
+    { from: "const RECOVERY_LIMIT = 50_000;", to: "const RECOVERY_LIMIT = 1;" },
+    { from: "const BYPASS_LIMIT = 16;", to: `const BYPASS_LIMIT = ${bypassLimit};` },
+  ]);
+  const statistics = source.slice(source.indexOf("  statistics() {"), source.indexOf("  *#placeLater("));
+  const steps = {
+    "this.#thread.table.ring(": "ring",
+    "this.#thread.table.ringAll(": "ringAll",
+    "thread.snapshot(": "snapshot",
+  };
+  const code = intoSteps(source.replace(statistics, () => ""), steps);
+  const classes = evaluate(code, ["RangeLock", "SlotTable"], { assert, BlockError });
+  return { ...(classes as unknown as Omit<Build, "bypassLimit">), bypassLimit };
+}
+
+const MUTEX_WORD = 0;
+const TICKET_LOW = 16;
+const HEADER_WORDS = 64;
+const NOTE = 0x100;
+
+const RUN = 0;
+const CANCEL = 1;
+const KILL = 2;
+
+/** What happens next: a thread goes on, is canceled, or dies. */
+export type Choice = number;
+
+interface ThreadState {
+  readonly index: number;
+  readonly actions: readonly Action[];
+  readonly recovers: number;
+  co: Stepper<void>;
+  next: Step | Condition | undefined;
+  /** Sleeps until its doorbell has rung since it looked. */
+  asleep: boolean;
+  rung: boolean;
+  dead: boolean;
+  canceled: boolean;
+  cancelable: boolean;
+  /** Hash of everything that it has seen since its last action began: its local state follows from that. */
+  historyLow: number;
+  historyHigh: number;
+}
+
+interface Held extends Range {
+  readonly thread: number;
+  readonly token: number;
+}
+
+export class World {
+  readonly #build: Build;
+  readonly #program: Program;
+  readonly #handle: { memory: SharedArrayBuffer; slots: number };
+  readonly #words: Int32Array;
+  readonly #table: SlotArrays;
+  readonly #threads: ThreadState[] = [];
+  readonly #specification: Specification;
+  readonly #held: Held[] = [];
+  readonly #usesTickets: boolean;
+  readonly #bypassAt: number;
+  #deathsLeft: number;
+  #unrecovered = 0;
+
+  constructor(made: Build, program: Program) {
+    this.#build = made;
+    this.#program = program;
+    this.#handle = made.RangeLock.create({ slots: program.slots ?? 4 });
+    this.#words = new Int32Array(this.#handle.memory);
+    this.#table = new made.SlotTable(this.#handle.memory, this.#handle.slots);
+    this.#bypassAt = this.#table.states.byteOffset / 4 + this.#table.states.length;
+    this.#specification = new Specification(made.bypassLimit);
+    this.#usesTickets = program.threads.some((actions) => actions.some((action) => action.do === "ticket"));
+    this.#deathsLeft = program.deaths ?? 0;
+    this.#look();
+    for (const actions of program.threads) this.#start(actions, -1);
+  }
+
+  /** What can happen now; empty at the end. */
+  choices(): Choice[] {
+    const choices: Choice[] = [];
+    for (const thread of this.#threads) {
+      if (thread.dead || thread.next === undefined) continue;
+      const at = thread.index * 3;
+      // A step that no other thread can tell from its neighbours need not be interleaved.
+      if (this.#isLocal(thread)) return [at + RUN];
+      if (!thread.asleep || thread.rung) choices.push(at + RUN);
+      if (thread.cancelable && !thread.canceled) choices.push(at + CANCEL);
+      if (this.#deathsLeft > 0) choices.push(at + KILL);
+    }
+    return choices;
+  }
+
+  /** Makes one choice happen. @throws {Violation} when something does not hold afterwards. */
+  apply(choice: Choice): void {
+    const thread = this.#threads[Math.floor(choice / 3)] as ThreadState;
+    if (choice % 3 === KILL) this.#kill(thread);
+    else if (choice % 3 === CANCEL) {
+      thread.canceled = true;
+      thread.rung = true;
+    } else this.#run(thread);
+    this.#look();
+  }
+
+  /** @throws {Violation} unless the end is a proper one: everyone has finished, and nothing is left behind. */
+  checkEnd(): void {
+    for (const { index, next, dead } of this.#threads) {
+      if (next !== undefined && !dead) throw new Violation(`thread ${index} sleeps and nobody will wake it`);
+    }
+    const left = this.#slots().filter(({ phase }) => phase !== 0);
+    if (left.length > 0) throw new Violation(`${left.length} slots are not free at the end`);
+    if (this.#words[MUTEX_WORD] !== 0) throw new Violation("the mutex is held at the end");
+    // Waiting count and active bitmap are derived from the slots, and these are free.
+    for (const word of [18, 19, HEADER_WORDS]) {
+      if (this.#words[word] !== 0) throw new Violation(`word ${word} is not zero at the end`);
+    }
+  }
+
+  /** A hash of the state, 52 bits. */
+  key(): number {
+    let low = 0x2545f491;
+    let high = 0x1b873593;
+    const mix = (value: number): void => {
+      low = Math.imul(low ^ value, 0x5bd1e995);
+      low ^= low >>> 15;
+      high = Math.imul(high ^ value, 0x1b56c4e9) + low;
+      high ^= high >>> 13;
+    };
+    this.#hashMemory(mix);
+    for (const overtaken of this.#specification.overtaken) mix(overtaken);
+    for (const thread of this.#threads) {
+      const { asleep, rung, dead, canceled, cancelable, next } = thread;
+      mix(+asleep + 2 * +rung + 4 * +dead + 8 * +canceled + 16 * +cancelable + 32 * +(next === undefined));
+      mix(thread.historyLow);
+      mix(thread.historyHigh);
+    }
+    mix(this.#deathsLeft);
+    return (low >>> 0) * 2 ** 20 + ((high >>> 0) & 0xfffff);
+  }
+
+  /** What a choice would do, for the report of a violation. */
+  describe(choice: Choice): string {
+    const { index, next } = this.#threads[Math.floor(choice / 3)] as ThreadState;
+    if (choice % 3 !== RUN) return `thread ${index} ${choice % 3 === KILL ? "dies" : "is canceled"}`;
+    if (!Array.isArray(next)) return `thread ${index} looks whether it can go on`;
+    const [name, array, ...args] = next as [string, unknown, ...number[]];
+    const where = array === this.#table.states || args.length === 0 ? "" : "word ";
+    const target = ArrayBuffer.isView(array) ? `${array.byteOffset === 0 ? where : "state "}${args.join(", ")}` : `${array ?? ""}`;
+    return `thread ${index}: ${name} ${target}`;
+  }
+
+  #start(actions: readonly Action[], recovers: number): void {
+    const index = this.#threads.length;
+    const thread: ThreadState = {
+      index,
+      actions,
+      recovers,
+      co: undefined as unknown as Stepper<void>,
+      next: undefined,
+      asleep: false,
+      rung: false,
+      dead: false,
+      canceled: false,
+      cancelable: false,
+      historyLow: 0,
+      historyHigh: 0,
+    };
+    const identity = { index, table: {}, snapshot: () => (thread.rung ? 1 : 0) };
+    const lock = new this.#build.RangeLock(this.#handle, identity);
+    thread.co = recovers < 0 ? this.#perform(thread, lock) : this.#recover(thread, lock);
+    this.#threads.push(thread);
+    thread.next = thread.co.next().value as Step | undefined;
+  }
+
+  *#perform(thread: ThreadState, lock: SteppedLock): Stepper<void> {
+    const taken: Held[] = [];
+    for (let position = 0; position < thread.actions.length; position++) {
+      const action = thread.actions[position] as Action;
+      // Between two actions the local state is where the thread stands and what it holds.
+      thread.historyLow = position + 1;
+      thread.historyHigh = taken.reduce((hash, held) => Math.imul(hash, 31) + held.token + 1, 7);
+      if (action.do === "ticket") yield* this.#checkTickets(lock);
+      else if (action.do === "drop") yield* this.#drop(lock, taken.shift() as Held);
+      else {
+        const held = yield* this.#take(thread, lock, action);
+        if (held === undefined) continue;
+        if (action.do === "take") taken.push(held);
+        else yield* this.#drop(lock, held);
+      }
+    }
+    thread.historyLow = -1;
+    thread.historyHigh = 0;
+  }
+
+  *#take(
+    thread: ThreadState,
+    lock: SteppedLock,
+    action: Action & { do: "use" | "try" | "take" },
+  ): Stepper<Held | undefined> {
+    const { kind, start, end } = action;
+    let token = -1;
+    if (action.do === "try") token = yield* lock.tryAcquire(kind, start, end);
+    else if (action.do === "use" && action.cancelable === true) {
+      thread.cancelable = true;
+      try {
+        token = yield* lock.acquire(kind, start, end, () => thread.canceled);
+      } catch (error) {
+        if ((error as { code?: unknown }).code !== "ECANCELED") throw error;
+        if (!thread.canceled) throw new Violation("canceled, and nobody asked for it");
+      }
+      thread.cancelable = false;
+      thread.canceled = false;
+    } else token = yield* lock.acquire(kind, start, end);
+    if (token < 0) return undefined;
+    const held = { kind, start, end, token, thread: thread.index };
+    const clash = this.#held.find((other) => mayNotMeet(held, other));
+    if (clash !== undefined) throw new Violation(`threads ${held.thread} and ${clash.thread} both hold what may not meet`);
+    this.#held.push(held);
+    return held;
+  }
+
+  *#drop(lock: SteppedLock, held: Held): Stepper<void> {
+    this.#held.splice(this.#held.indexOf(held), 1);
+    yield* lock.release(held.token);
+  }
+
+  *#checkTickets(lock: SteppedLock): Stepper<void> {
+    const inFlight = [...this.#held];
+    const ticket = yield* lock.ticket();
+    const oldest = yield* lock.oldestTicket();
+    const early = inFlight.find((held) => this.#held.includes(held));
+    if (oldest > ticket && early !== undefined)
+      throw new Violation(`thread ${early.thread} was in flight at ticket ${ticket}, and the oldest is ${oldest}`);
+  }
+
+  *#recover(thread: ThreadState, lock: SteppedLock): Stepper<void> {
+    while ((yield* lock.recover(thread.recovers)) < 0) {
+      thread.historyLow = 0x5eed;
+      yield { kind: "condition", ready: () => this.#mutexCanBeHad() };
+    }
+    this.#unrecovered -= 1;
+    thread.historyLow = -1;
+    thread.historyHigh = 0;
+  }
+
+  /** A recovery that could not enter is called again later; that it could never enter would be found at the end. */
+  #mutexCanBeHad(): boolean {
+    const word = this.#words[MUTEX_WORD] as number;
+    return word === 0 || this.#threads[(word % NOTE) - 1]?.dead === true;
+  }
+
+  #kill(thread: ThreadState): void {
+    thread.dead = true;
+    this.#deathsLeft -= 1;
+    this.#unrecovered += 1;
+    for (let index = this.#held.length - 1; index >= 0; index--) {
+      if (this.#held[index]?.thread === thread.index) this.#held.splice(index, 1);
+    }
+    this.#start([], thread.index);
+    if (thread.recovers < 0) return;
+    // Its own recovery was still to be done: whoever recovers it begins with that one.
+    this.#unrecovered -= 1;
+    this.#start([], thread.recovers);
+  }
+
+  #run(thread: ThreadState): void {
+    const { next } = thread;
+    if (Array.isArray(next)) this.#resume(thread, this.#operate(thread, next as unknown as Step));
+    else if ((next as Condition).ready()) {
+      thread.asleep = false;
+      this.#resume(thread, 1);
+    } else {
+      // A runner takes the doorbell's number, looks, and sleeps while the number is the same.
+      thread.asleep = thread.recovers < 0;
+      thread.rung = false;
+    }
+  }
+
+  #operate(thread: ThreadState, step: Step): unknown {
+    const [name, ...args] = step as [string, ...unknown[]];
+    if (name === "ring") {
+      const target = this.#threads[args[0] as number];
+      if (target !== undefined) target.rung = true;
+      return 0;
+    }
+    if (name === "ringAll") {
+      for (const target of this.#threads) target.rung = true;
+      return 0;
+    }
+    if (name === "snapshot") {
+      thread.rung = false;
+      return 0;
+    }
+    const operation = Atomics[name as "load"] as (...operands: unknown[]) => number;
+    const value = operation.apply(Atomics, args);
+    const isMutex = args[0] === this.#words || (args[0] as Int32Array).byteOffset === 0;
+    if (isMutex && args[1] === MUTEX_WORD && name === "compareExchange" && value === args[2] && args[3] !== 0)
+      this.#rememberPlainMemory(thread);
+    return value;
+  }
+
+  /** Whoever takes the mutex sees all plain memory as it is now, and what it does next depends on that. */
+  #rememberPlainMemory(thread: ThreadState): void {
+    this.#hashMemory((value) => this.#remember(thread, value));
+  }
+
+  #resume(thread: ThreadState, value: unknown): void {
+    this.#remember(thread, Number(value));
+    try {
+      thread.next = thread.co.next(value).value as Step | Condition | undefined;
+    } catch (error) {
+      if (error instanceof AssertionError) throw new Violation(`assertion failed: ${error.message}`);
+      throw error;
+    }
+  }
+
+  #remember(thread: ThreadState, value: number): void {
+    thread.historyLow = Math.imul(thread.historyLow ^ value, 0x5bd1e995) + 0x3c6ef372;
+    thread.historyLow ^= thread.historyLow >>> 15;
+    thread.historyHigh = Math.imul(thread.historyHigh ^ value, 0x1b56c4e9) + thread.historyLow;
+    thread.historyHigh ^= thread.historyHigh >>> 13;
+  }
+
+  #isLocal(thread: ThreadState): boolean {
+    if (!Array.isArray(thread.next)) return false;
+    const [name, array, index] = thread.next as [string, unknown, number];
+    // Only the holder of the mutex looks at the count of tickets, unless somebody asks for a ticket.
+    return name === "store" && index === TICKET_LOW && array !== this.#table.states && !this.#usesTickets && isHeader(array);
+  }
+
+  #look(): void {
+    const slots = this.#slots();
+    const leftBehind = slots.some(({ phase }) => phase >= 3);
+    const quiet = this.#words[MUTEX_WORD] === 0 && !leftBehind && this.#unrecovered === 0;
+    this.#specification.step(slots, quiet);
+  }
+
+  #slots(): SlotView[] {
+    const { states, starts, ends, tickets } = this.#table;
+    return Array.from({ length: this.#handle.slots }, (_, slot) => {
+      const state = states[slot] as number;
+      return {
+        slot,
+        state,
+        phase: state & 7,
+        kind: (state >> 3) & 7,
+        start: starts[slot] as number,
+        end: ends[slot] as number,
+        ticket: tickets[slot] as number,
+        overtaken: 0,
+      };
+    });
+  }
+
+  #hashMemory(mix: (value: number) => void): void {
+    const words = this.#words;
+    for (let word = 0; word < 26; word++) mix(words[word] as number);
+    mix(words[HEADER_WORDS] as number);
+    const { states, starts, ends, tickets } = this.#table;
+    for (let slot = 0; slot < this.#handle.slots; slot++) {
+      const state = states[slot] as number;
+      mix(state);
+      mix(ends[slot] as number);
+      // What stands in a free slot is not looked at.
+      if ((state & 7) === 0) continue;
+      mix(starts[slot] as number);
+      mix(tickets[slot] as number);
+      mix(words[this.#bypassAt + slot] as number);
+    }
+  }
+}
+
+function isHeader(array: unknown): boolean {
+  return (array as Int32Array).byteOffset === 0;
+}

@@ -1,0 +1,157 @@
+/** The device reads each word of the guest once: what it has checked is what it uses. */
+import { SyncRunner } from "@spindle/base";
+import { expect, test } from "vitest";
+import { VirtioBlkDevice } from "../src/device.ts";
+import { DeviceState } from "../src/device-state.ts";
+import { GuestMemory, GuestWindow } from "../src/guest-memory.ts";
+import { REQUEST_HEADER_BYTES } from "../src/request.ts";
+import { ServedQueue } from "../src/served-queue.ts";
+import { OneThread } from "./one-thread.ts";
+
+const NEXT = 1;
+const WRITE = 2;
+const INDIRECT = 4;
+
+/** Guest memory that counts how often the device reads each byte. Views of data are not reads of words. */
+class CountingMemory extends GuestMemory {
+  readonly counts: Map<number, number> = new Map();
+
+  #note(address: number, length: number): void {
+    for (let at = address; at < address + length; at++) this.counts.set(at, (this.counts.get(at) ?? 0) + 1);
+  }
+
+  override window(address: number, length: number): GuestWindow | undefined {
+    const inner = super.window(address, length);
+    return inner && new CountingWindow(inner, (offset, bytes) => this.#note(address + offset, bytes));
+  }
+
+  override copy(address: number, length: number, target: Uint8Array, position: number): boolean {
+    this.#note(address, length);
+    return super.copy(address, length, target, position);
+  }
+}
+
+class CountingWindow extends GuestWindow {
+  readonly #inner: GuestWindow;
+  readonly #note: (offset: number, bytes: number) => void;
+
+  constructor(inner: GuestWindow, note: (offset: number, bytes: number) => void) {
+    super(undefined as never, 0);
+    this.#inner = inner;
+    this.#note = note;
+  }
+
+  override u8(offset: number): number {
+    this.#note(offset, 1);
+    return this.#inner.u8(offset);
+  }
+  override u16(offset: number): number {
+    this.#note(offset, 2);
+    return this.#inner.u16(offset);
+  }
+  override u32(offset: number): number {
+    this.#note(offset, 4);
+    return this.#inner.u32(offset);
+  }
+  override loadU16(offset: number): number {
+    this.#note(offset, 2);
+    return this.#inner.loadU16(offset);
+  }
+  override setU8(offset: number, value: number): void {
+    this.#inner.setU8(offset, value);
+  }
+  override setU16(offset: number, value: number): void {
+    this.#inner.setU16(offset, value);
+  }
+  override setU32(offset: number, value: number): void {
+    this.#inner.setU32(offset, value);
+  }
+  override storeU16(offset: number, value: number): void {
+    this.#inner.storeU16(offset, value);
+  }
+}
+
+interface Bench {
+  readonly guest: OneThread;
+  readonly memory: CountingMemory;
+  readonly served: ServedQueue;
+}
+
+/** A device whose queue is served through counting memory. */
+function bench(): Bench {
+  const guest = new OneThread({ queueSize: 16 });
+  guest.stopping = true;
+  guest.poll();
+  const memory = new CountingMemory(guest.device.memory);
+  const state = new DeviceState(guest.device);
+  const queue = state.queues[0]!;
+  queue.claim(guest.thread.index);
+  const served = new ServedQueue({
+    state,
+    queue,
+    memory,
+    device: new VirtioBlkDevice(guest.disk, guest.device),
+    runner: new SyncRunner({ now: () => 0 }),
+    failed: (error) => {
+      throw error;
+    },
+  });
+  served.poll(true);
+  return { guest, memory, served };
+}
+
+test.each([
+  ["a read", 0],
+  ["a write", 1],
+  ["a discard", 11],
+  ["a write zeroes", 13],
+])("%s reads every descriptor, the ring entry, the header and the segment exactly once", (_, type) => {
+  const { guest, memory, served } = bench();
+  const ring = guest.ring();
+  const { descriptorAddress, driverAddress } = guest.plans[0]!.layout;
+  const table = guest.spare + 4096;
+  const header = guest.spare + 3;
+  const segment = guest.spare + 100;
+  guest.header(header, type);
+  guest.bytes(segment, 16).fill(0);
+  guest.bytes(segment, 16)[8] = 1;
+  const length = type >= 11 ? 16 : 512;
+  // Two plain descriptors, the second of them leading to a table of two.
+  ring.setDescriptor(2, { address: header, length: REQUEST_HEADER_BYTES, flags: NEXT, next: 7 });
+  ring.setDescriptor(7, { address: table, length: 32, flags: INDIRECT });
+  const entries = new DataView(new ArrayBuffer(32));
+  entries.setBigUint64(0, BigInt(segment), true);
+  entries.setUint32(8, length, true);
+  entries.setUint16(12, NEXT | (type === 0 ? WRITE : 0), true);
+  entries.setUint16(14, 1, true);
+  entries.setBigUint64(16, BigInt(guest.spare + 700), true);
+  entries.setUint32(24, 1, true);
+  entries.setUint16(28, WRITE, true);
+  guest.bytes(table, 32).set(new Uint8Array(entries.buffer));
+  ring.offer(2);
+  ring.publish();
+  memory.counts.clear();
+  served.poll(true);
+  expect(ring.takeUsed()?.id).toBe(2);
+  expect(guest.bytes(guest.spare + 700, 1)[0]).toBe(0);
+  const range = (address: number, count: number): number[] =>
+    Array.from({ length: count }, (__, index) => memory.counts.get(address + index) ?? 0);
+  const once = (count: number): number[] => new Array<number>(count).fill(1);
+  expect(range(descriptorAddress + 2 * 16, 16), "first descriptor").toEqual(once(16));
+  expect(range(descriptorAddress + 7 * 16, 16), "second descriptor").toEqual(once(16));
+  expect(range(table, 32), "table").toEqual(once(32));
+  expect(range(driverAddress + 4, 2), "ring entry").toEqual(once(2));
+  expect(range(header, 16), "header").toEqual(once(16));
+  if (type >= 11) expect(range(segment, 16), "segment").toEqual(once(16));
+  else expect(range(segment, 512), "data").toEqual(new Array<number>(512).fill(0));
+  // And it reads nothing that is not its business.
+  expect(range(guest.spare + 700, 1), "status").toEqual([0]);
+});
+
+test("the counting counts", () => {
+  const memory = new CountingMemory(GuestMemory.create(4096));
+  const window = memory.window(16, 16);
+  window?.u32(4);
+  window?.u16(6);
+  expect([20, 21, 22, 23, 24].map((at) => memory.counts.get(at) ?? 0)).toEqual([1, 1, 2, 2, 0]);
+});
