@@ -1,7 +1,7 @@
 /** A virtual machine without the machine: one virtio-blk device, a thread for each of its queues, a thread for each guest. */
 import type { Co } from "@spindle/base";
 import type { DiskPortHandle } from "@spindle/block";
-import { ThreadTable, type ThreadTableHandle } from "@spindle/shared-memory";
+import { MAX_THREADS, ThreadTable, type ThreadTableHandle } from "@spindle/shared-memory";
 import { createVirtioBlk, type GuestHandle, MmioTransport, planGuest, startGuest } from "@spindle/virtio-blk";
 import { LatencyHistogram } from "@spindle/workload";
 import {
@@ -40,7 +40,9 @@ export class GuestRig {
   readonly #control: PhaseControl;
   readonly #latencies: readonly (readonly SharedArrayBuffer[])[];
   readonly #threads: ThreadTable;
-  readonly #workers: readonly WorkerThread[];
+  readonly #queueControl: PhaseControl = new PhaseControl();
+  readonly #guests: WorkerThread[] = [];
+  readonly #queues: WorkerThread[] = [];
 
   static async start(options: GuestRigOptions): Promise<GuestRig> {
     const { threads, guests, diskLength, run } = options;
@@ -61,12 +63,14 @@ export class GuestRig {
     this.#threads = new ThreadTable(options.threads);
     this.#control = new PhaseControl();
     this.#latencies = Array.from({ length: guests }, allocateLatencies);
-    const control = this.#control.memory;
     const length = workingSet / guests;
-    this.#workers = this.#latencies.flatMap((latencies, queue) => {
-      const server: QueueWork = { device: guest.device, queue, port: options.openPort(), control };
-      const client: GuestWork = { guest, queue, operation, depth, start: queue * length, length, control, latencies };
-      return [startWorker("./guest-io-queue-worker.ts", server), startWorker("./guest-io-guest-worker.ts", client)];
+    this.#latencies.forEach((latencies, queue) => {
+      const port = options.openPort();
+      const server: QueueWork = { device: guest.device, queue, port, control: this.#queueControl.memory };
+      const area = { start: queue * length, length };
+      const client: GuestWork = { guest, queue, operation, depth, ...area, latencies, control: this.#control.memory };
+      this.#queues.push(startWorker("./guest-io-queue-worker.ts", server));
+      this.#guests.push(startWorker("./guest-io-guest-worker.ts", client));
     });
   }
 
@@ -74,7 +78,7 @@ export class GuestRig {
   async measure(phase: Phase, during: () => Promise<unknown>): Promise<PhaseFigures> {
     this.#control.enter(phase);
     const begin = performance.now();
-    const failed = Promise.race(this.#workers.map(({ ended }) => ended.then(() => undefined)));
+    const failed = Promise.race([...this.#guests, ...this.#queues].map(({ ended }) => ended));
     await Promise.race([during(), failed]);
     const seconds = (performance.now() - begin) / 1_000;
     this.#control.enter("warm-up");
@@ -83,11 +87,13 @@ export class GuestRig {
     return { requestsPerSecond: count / seconds, p50Ms: latency.percentile(0.5), p99Ms: latency.percentile(0.99) };
   }
 
-  /** Ends all threads. */
+  /** Ends all threads: the queues' after the guests', whose last requests they still have to serve. */
   async stop(): Promise<void> {
     this.#control.stop();
-    this.#threads.ringAll();
-    await Promise.all(this.#workers.map(({ ended }) => ended));
+    await Promise.all(this.#guests.map(({ ended }) => ended));
+    this.#queueControl.stop();
+    for (let thread = 0; thread < MAX_THREADS; thread++) this.#threads.ring(thread);
+    await Promise.all(this.#queues.map(({ ended }) => ended));
   }
 
   #merged(phase: Phase): LatencyHistogram {

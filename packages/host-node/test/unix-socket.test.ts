@@ -153,12 +153,12 @@ describe("unix socket", () => {
       };
     });
     const socket = await client(path);
-    const closed = new Promise((resolve) => socket.once("close", resolve));
+    socket.resume();
+    const over = new Promise((resolve) => socket.once("end", resolve));
     await new Promise((resolve) => setTimeout(resolve, 20));
     await listener.close();
-    socket.resume();
-    socket.on("end", () => socket.end());
-    await closed;
+    await over;
+    socket.destroy();
     expect(ended).toBe(true);
     expect(fs.existsSync(path)).toBe(false);
     const again = createServer();

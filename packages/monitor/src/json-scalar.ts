@@ -9,6 +9,11 @@ export class JsonSyntaxError extends Error {
 
 const BACKSLASH = 0x5c;
 const LETTER_U = 0x75;
+const MINUS = 0x2d;
+const ZERO = 0x30;
+
+/** So many digits fit a number exactly. */
+const SMALL_INTEGER_DIGITS = 15;
 
 /** By the byte behind the backslash. */
 const SIMPLE_ESCAPES: ReadonlyMap<number, number> = new Map(
@@ -28,6 +33,7 @@ const QUOTED_BYTES_MAX = 1024;
 
 /** A whole number: exact from -2^63 to 2^64 - 1, a float beyond. */
 export function integerValue(token: Uint8Array): number | bigint {
+  if (token.length <= SMALL_INTEGER_DIGITS && token[0] !== MINUS) return smallInteger(token);
   const digits = decodeLeniently(token);
   const value = Number(digits);
   // Adding 0 turns -0 into 0.
@@ -35,6 +41,12 @@ export function integerValue(token: Uint8Array): number | bigint {
   if (digits.length > INTEGER_CHARACTERS_MAX) return value;
   const exact = BigInt(digits);
   return exact >= INT64_MIN && exact <= UINT64_MAX ? exact : value;
+}
+
+function smallInteger(digits: Uint8Array): number {
+  let value = 0;
+  for (const digit of digits) value = value * 10 + (digit - ZERO);
+  return value;
 }
 
 /** A number with a fraction or an exponent. */
@@ -60,7 +72,7 @@ export function quoted(token: Uint8Array): string {
 /** @throws {JsonSyntaxError} for escapes and bytes that are no characters. */
 export function stringValue(token: Uint8Array): string {
   const end = token.length - 1;
-  const builder = new TextBuilder();
+  const builder = new TextBuilder(token.length);
   for (let index = 1; index < end; ) {
     const byte = token[index] as number;
     if (byte === BACKSLASH) {

@@ -22,7 +22,7 @@ export function isCharacter(point: number): boolean {
 
 /** Decodes bytes, with U+FFFD where there is no character. */
 export function decodeLeniently(bytes: Uint8Array): string {
-  const builder = new TextBuilder();
+  const builder = new TextBuilder(bytes.length);
   for (let index = 0; index < bytes.length; ) {
     const { point, length } = decodeOne(bytes, index);
     builder.add(point < 0 ? 0xfffd : point);

@@ -1,11 +1,17 @@
 /** Builds a long string from code units without an array entry for each of them. */
 
-const UNITS = 4096;
+/** Units that are turned into text at once: more arguments might not fit the stack. */
+const UNITS_MAX = 4096;
 
 export class TextBuilder {
-  readonly #units: Uint16Array = new Uint16Array(UNITS);
+  readonly #units: Uint16Array;
   #used = 0;
   #text = "";
+
+  /** @param unitsMax how long the text may become, or an upper bound */
+  constructor(unitsMax: number) {
+    this.#units = new Uint16Array(Math.min(unitsMax, UNITS_MAX) + 1);
+  }
 
   /** Appends a character. */
   add(point: number): void {
@@ -22,7 +28,7 @@ export class TextBuilder {
   }
 
   #unit(unit: number): void {
-    if (this.#used === UNITS) this.#flush();
+    if (this.#used === this.#units.length) this.#flush();
     this.#units[this.#used++] = unit;
   }
 

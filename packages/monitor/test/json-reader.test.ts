@@ -24,7 +24,7 @@ function document(random: SeededRandom, depth: number): string {
   const kind = random.below(depth > 0 ? 8 : 6);
   if (kind === 0) return random.pick(["true", "false", "null"]);
   if (kind === 1) return String(random.below(2 ** 53) * random.pick([1, -1]));
-  if (kind === 2) return String((random.u32() - 2 ** 31) / random.pick([3, 7, 1e9, 1e-9]));
+  if (kind === 2) return String((random.u32() - 2 ** 31) / random.pick([3, 7, 1e9, 1e-3]));
   if (kind < 6) return JSON.stringify(text(random));
   const members = Array.from({ length: random.below(5) }, (_, index) => {
     const value = `${blank()}${document(random, depth - 1)}${blank()}`;
@@ -148,8 +148,7 @@ describe("reading JSON", () => {
     const deep = (depth: number): string => "[".repeat(depth) + "]".repeat(depth);
     expect(read(deep(NESTING_MAX))).toEqual([deep(NESTING_MAX)]);
     expect(read("[".repeat(NESTING_MAX + 1))).toEqual(["!JSON nesting depth limit exceeded"]);
-    const objects = '{"a":'.repeat(NESTING_MAX + 1);
-    expect(read(objects)).toEqual(["!JSON nesting depth limit exceeded"]);
+    expect(read(`${'{"a":'.repeat(NESTING_MAX)}{`)).toEqual(["!JSON nesting depth limit exceeded"]);
   });
 
   it("survives 100,000 nested arrays", () => {
@@ -159,12 +158,10 @@ describe("reading JSON", () => {
   });
 
   it("refuses more tokens than a value may have", () => {
-    const pairs = "0,".repeat(TOKENS_MAX / 2 - 1);
-    const [fits] = read(`[${pairs}0]`);
-    expect(fits).toHaveLength((TOKENS_MAX / 2) * 3);
-    expect(read(`[${pairs}0,`)).toEqual([]);
+    const pairs = "0,".repeat(TOKENS_MAX / 2 - 2);
+    expect(read(`[${pairs}0]`).map((message) => message.length)).toEqual([(TOKENS_MAX / 2 - 1) * 3]);
     expect(read(`[${pairs}0,0`)).toEqual([]);
-    expect(read(`[${pairs}0,0,`)).toEqual(["!JSON token count limit exceeded"]);
+    expect(read(`[${pairs}0,0]`)).toEqual(["!JSON token count limit exceeded"]);
   });
 
   it("refuses values of more than 64 MiB, whether in one string or in many, and goes on", () => {

@@ -1,8 +1,7 @@
 /**
  * Turns the production source of the lock into generators that stop before every operation that other threads can see.
  * What is explored is the source itself, not a model of it: types are stripped, every `Atomics.x(...)` becomes
- * `(yield ["x", ...])`, every function that contains one becomes a generator, and its calls become `yield*`. Rings
- * and snapshots of the doorbell become single steps; the doorbell has an exploration of its own.
+ * `(yield ["x", ...])`, every function that contains one becomes a generator, and its calls become `yield* call(...)`.
  */
 import { readFileSync } from "node:fs";
 import { stripTypeScriptTypes } from "node:module";
@@ -38,8 +37,9 @@ export function intoSteps(text: string, steps: Readonly<Record<string, string>>)
     stopping.has(name) ? `${indent}*${name}${rest}` : line,
   );
   code = code.replace(/^function (\w+)\(/gm, (line, name) => (stopping.has(name) ? `function* ${name}(` : line));
-  code = replaceCalls(code, /(?<!yield\* )(?<![\w.#])((?:this|[a-z]\w*)(?:\.#?\w+)*\.)(#?\w+)\(/g, (args, match) =>
-    stopping.has(match[2] as string) ? `(yield* ${match[0]}${args}))` : undefined,
+  code = code.replace(/yield\* this\./g, "this.");
+  code = replaceCalls(code, /(?<![\w.#])((?:this|[a-z]\w*)(?:\.#?\w+)*\.)(#?\w+)\(/g, (args, match) =>
+    stopping.has(match[2] as string) ? `(yield* call(${match[0]}${args})))` : undefined,
   );
   return code.replace(/\/\*condition (\d+)\*\//g, (_, index) => conditions[Number(index)] as string);
 }
@@ -115,8 +115,8 @@ function replaceCalls(
 
 /** Behind what a replacement put before the arguments. */
 function skipped(text: string): number {
-  const call = text.startsWith("(yield* ") ? text.indexOf("(", 1) : text.indexOf("[");
-  return call + 1;
+  const opening = "(yield* call(";
+  return text.startsWith(opening) ? text.indexOf("(", opening.length) + 1 : text.indexOf("[") + 1;
 }
 
 function closing(code: string, open: number, left: string, right: string): number {

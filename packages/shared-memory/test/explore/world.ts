@@ -39,6 +39,13 @@ export interface Build {
   };
   readonly SlotTable: new (memory: SharedArrayBuffer, slots: number) => SlotArrays;
   readonly bypassLimit: number;
+  readonly hooks: Hooks;
+}
+
+/** Where the stepped code reports to the world that runs it. */
+interface Hooks {
+  call(stepper: Stepper<unknown>): Stepper<unknown>;
+  rings(): Int32Array;
 }
 
 const FILES = ["lock-kind.ts", "slot-state.ts", "mutex.ts", "slot-table.ts", "range-lock.ts"];
@@ -49,24 +56,32 @@ export function build(mutation: readonly Edit[] = [], limits: { spins?: number; 
   const source = readSource(FILES, [
     ...mutation,
     { from: "const SPIN_LIMIT = 1500;", to: `const SPIN_LIMIT = ${limits.spins ?? 0};` },
+    { from: "rings = new Int32Array(2);", to: "rings = rings();" },
+    // Explorations have four threads at most.
+    { from: "const ALL_THREADS = -1;", to: "const ALL_THREADS = 15;" },
     { from: "const RECOVERY_LIMIT = 50_000;", to: "const RECOVERY_LIMIT = 1;" },
     { from: "const BYPASS_LIMIT = 16;", to: `const BYPASS_LIMIT = ${bypassLimit};` },
   ]);
   const statistics = source.slice(source.indexOf("  statistics() {"), source.indexOf("  *#placeLater("));
   const steps = {
     "this.#thread.table.ring(": "ring",
-    "this.#thread.table.ringAll(": "ringAll",
     "thread.snapshot(": "snapshot",
   };
   const code = intoSteps(source.replace(statistics, () => ""), steps);
-  const classes = evaluate(code, ["RangeLock", "SlotTable"], { assert, BlockError });
-  return { ...(classes as unknown as Omit<Build, "bypassLimit">), bypassLimit };
+  const hooks: Hooks = { call: (stepper) => stepper, rings: () => new Int32Array(2) };
+  const call = (stepper: Stepper<unknown>): Stepper<unknown> => hooks.call(stepper);
+  const rings = (): Int32Array => hooks.rings();
+  const classes = evaluate(code, ["RangeLock", "SlotTable"], { assert, BlockError, call, rings });
+  return { ...(classes as unknown as Omit<Build, "bypassLimit" | "hooks">), bypassLimit, hooks };
 }
 
 const MUTEX_WORD = 0;
 const TICKET_LOW = 16;
 const HEADER_WORDS = 64;
 const NOTE = 0x100;
+const WANTED = 22;
+const DEAD = 24;
+const STATISTICS = 32;
 
 const RUN = 0;
 const CANCEL = 1;
@@ -87,9 +102,19 @@ interface ThreadState {
   dead: boolean;
   canceled: boolean;
   cancelable: boolean;
-  /** Hash of everything that it has seen since its last action began: its local state follows from that. */
-  historyLow: number;
-  historyHigh: number;
+  /** What its functions have seen, the innermost last. */
+  readonly frames: Frame[];
+  /** Its own copy of a field that outlives calls: the threads that it has still to ring. */
+  rings: Int32Array;
+}
+
+/**
+ * A hash of all that one call of a function has observed: its local state follows from that. When the call ends only what
+ * it returns is left of it.
+ */
+interface Frame {
+  low: number;
+  high: number;
 }
 
 interface Held extends Range {
@@ -110,6 +135,7 @@ export class World {
   readonly #bypassAt: number;
   #deathsLeft: number;
   #unrecovered = 0;
+  #current: ThreadState | undefined;
 
   constructor(made: Build, program: Program) {
     this.#build = made;
@@ -180,8 +206,11 @@ export class World {
     for (const thread of this.#threads) {
       const { asleep, rung, dead, canceled, cancelable, next } = thread;
       mix(+asleep + 2 * +rung + 4 * +dead + 8 * +canceled + 16 * +cancelable + 32 * +(next === undefined));
-      mix(thread.historyLow);
-      mix(thread.historyHigh);
+      for (const frame of thread.frames) {
+        mix(frame.low);
+        mix(frame.high);
+      }
+      mix((thread.rings[0] as number) + thread.frames.length * 16);
     }
     mix(this.#deathsLeft);
     return (low >>> 0) * 2 ** 20 + ((high >>> 0) & 0xfffff);
@@ -211,14 +240,34 @@ export class World {
       dead: false,
       canceled: false,
       cancelable: false,
-      historyLow: 0,
-      historyHigh: 0,
+      frames: [{ low: 0, high: 0 }],
+      rings: new Int32Array(2),
     };
     const identity = { index, table: {}, snapshot: () => (thread.rung ? 1 : 0) };
+    const { hooks } = this.#build;
+    hooks.rings = () => thread.rings;
+    hooks.call = (stepper) => this.#call(stepper);
     const lock = new this.#build.RangeLock(this.#handle, identity);
     thread.co = recovers < 0 ? this.#perform(thread, lock) : this.#recover(thread, lock);
     this.#threads.push(thread);
-    thread.next = thread.co.next().value as Step | undefined;
+    this.#resume(thread, 0);
+  }
+
+  /** A call within stepped code: a frame of its own, of which the caller sees only the result. */
+  *#call<T>(stepper: Stepper<T>): Stepper<T> {
+    const { frames } = this.#current as ThreadState;
+    this.#rememberPlainMemory();
+    frames.push({ low: frames.length, high: 0 });
+    let result: unknown = "thrown";
+    try {
+      const value = yield* stepper;
+      result = value;
+      return value;
+    } finally {
+      frames.pop();
+      this.#remember(typeof result === "string" ? -7 : Number(result));
+      this.#rememberPlainMemory();
+    }
   }
 
   *#perform(thread: ThreadState, lock: SteppedLock): Stepper<void> {
@@ -226,8 +275,8 @@ export class World {
     for (let position = 0; position < thread.actions.length; position++) {
       const action = thread.actions[position] as Action;
       // Between two actions the local state is where the thread stands and what it holds.
-      thread.historyLow = position + 1;
-      thread.historyHigh = taken.reduce((hash, held) => Math.imul(hash, 31) + held.token + 1, 7);
+      const hash = taken.reduce((sum, held) => Math.imul(sum, 31) + held.token + 1, 7);
+      thread.frames[0] = { low: position + 1, high: hash };
       if (action.do === "ticket") yield* this.#checkTickets(lock);
       else if (action.do === "drop") yield* this.#drop(lock, taken.shift() as Held);
       else {
@@ -237,8 +286,7 @@ export class World {
         else yield* this.#drop(lock, held);
       }
     }
-    thread.historyLow = -1;
-    thread.historyHigh = 0;
+    thread.frames[0] = { low: -1, high: 0 };
   }
 
   *#take(
@@ -248,18 +296,18 @@ export class World {
   ): Stepper<Held | undefined> {
     const { kind, start, end } = action;
     let token = -1;
-    if (action.do === "try") token = yield* lock.tryAcquire(kind, start, end);
+    if (action.do === "try") token = yield* this.#call(lock.tryAcquire(kind, start, end));
     else if (action.do === "use" && action.cancelable === true) {
       thread.cancelable = true;
       try {
-        token = yield* lock.acquire(kind, start, end, () => thread.canceled);
+        token = yield* this.#call(lock.acquire(kind, start, end, () => thread.canceled));
       } catch (error) {
         if ((error as { code?: unknown }).code !== "ECANCELED") throw error;
         if (!thread.canceled) throw new Violation("canceled, and nobody asked for it");
       }
       thread.cancelable = false;
       thread.canceled = false;
-    } else token = yield* lock.acquire(kind, start, end);
+    } else token = yield* this.#call(lock.acquire(kind, start, end));
     if (token < 0) return undefined;
     const held = { kind, start, end, token, thread: thread.index };
     const clash = this.#held.find((other) => mayNotMeet(held, other));
@@ -270,26 +318,25 @@ export class World {
 
   *#drop(lock: SteppedLock, held: Held): Stepper<void> {
     this.#held.splice(this.#held.indexOf(held), 1);
-    yield* lock.release(held.token);
+    yield* this.#call(lock.release(held.token));
   }
 
   *#checkTickets(lock: SteppedLock): Stepper<void> {
     const inFlight = [...this.#held];
-    const ticket = yield* lock.ticket();
-    const oldest = yield* lock.oldestTicket();
+    const ticket = yield* this.#call(lock.ticket());
+    const oldest = yield* this.#call(lock.oldestTicket());
     const early = inFlight.find((held) => this.#held.includes(held));
     if (oldest > ticket && early !== undefined)
       throw new Violation(`thread ${early.thread} was in flight at ticket ${ticket}, and the oldest is ${oldest}`);
   }
 
   *#recover(thread: ThreadState, lock: SteppedLock): Stepper<void> {
-    while ((yield* lock.recover(thread.recovers)) < 0) {
-      thread.historyLow = 0x5eed;
+    while ((yield* this.#call(lock.recover(thread.recovers))) < 0) {
+      thread.frames[0] = { low: 0x5eed, high: 0 };
       yield { kind: "condition", ready: () => this.#mutexCanBeHad() };
     }
     this.#unrecovered -= 1;
-    thread.historyLow = -1;
-    thread.historyHigh = 0;
+    thread.frames[0] = { low: -1, high: 0 };
   }
 
   /** A recovery that could not enter is called again later; that it could never enter would be found at the end. */
@@ -332,29 +379,23 @@ export class World {
       if (target !== undefined) target.rung = true;
       return 0;
     }
-    if (name === "ringAll") {
-      for (const target of this.#threads) target.rung = true;
-      return 0;
-    }
     if (name === "snapshot") {
       thread.rung = false;
       return 0;
     }
     const operation = Atomics[name as "load"] as (...operands: unknown[]) => number;
-    const value = operation.apply(Atomics, args);
-    const isMutex = args[0] === this.#words || (args[0] as Int32Array).byteOffset === 0;
-    if (isMutex && args[1] === MUTEX_WORD && name === "compareExchange" && value === args[2] && args[3] !== 0)
-      this.#rememberPlainMemory(thread);
-    return value;
+    return operation.apply(Atomics, args);
   }
 
-  /** Whoever takes the mutex sees all plain memory as it is now, and what it does next depends on that. */
-  #rememberPlainMemory(thread: ThreadState): void {
-    this.#hashMemory((value) => this.#remember(thread, value));
+  /** Whoever holds the mutex sees all plain memory as it is now, and what it does next depends on that. */
+  #rememberPlainMemory(): void {
+    const holder = ((this.#words[MUTEX_WORD] as number) % NOTE) - 1;
+    if (holder === this.#current?.index) this.#hashPlainMemory((value) => this.#remember(value));
   }
 
   #resume(thread: ThreadState, value: unknown): void {
-    this.#remember(thread, Number(value));
+    this.#current = thread;
+    this.#remember(Number(value));
     try {
       thread.next = thread.co.next(value).value as Step | Condition | undefined;
     } catch (error) {
@@ -363,18 +404,30 @@ export class World {
     }
   }
 
-  #remember(thread: ThreadState, value: number): void {
-    thread.historyLow = Math.imul(thread.historyLow ^ value, 0x5bd1e995) + 0x3c6ef372;
-    thread.historyLow ^= thread.historyLow >>> 15;
-    thread.historyHigh = Math.imul(thread.historyHigh ^ value, 0x1b56c4e9) + thread.historyLow;
-    thread.historyHigh ^= thread.historyHigh >>> 13;
+  #remember(value: number): void {
+    const frame = this.#current?.frames.at(-1) as Frame;
+    frame.low = Math.imul(frame.low ^ value, 0x5bd1e995) + 0x3c6ef372;
+    frame.low ^= frame.low >>> 15;
+    frame.high = Math.imul(frame.high ^ value, 0x1b56c4e9) + frame.low;
+    frame.high ^= frame.high >>> 13;
   }
 
   #isLocal(thread: ThreadState): boolean {
     if (!Array.isArray(thread.next)) return false;
     const [name, array, index] = thread.next as [string, unknown, number];
-    // Only the holder of the mutex looks at the count of tickets, unless somebody asks for a ticket.
-    return name === "store" && index === TICKET_LOW && array !== this.#table.states && !this.#usesTickets && isHeader(array);
+    if (name === "ring") return this.#threads[array as number] === undefined;
+    if (name === "snapshot") return false;
+    if (array === this.#table.states) return name === "load" && this.#isOwnGrant(thread, index);
+    // Only the holder of the mutex looks at the count of tickets, unless somebody asks for a ticket. Threads from 32 on
+    // do not exist, statistics decide nothing, and where nobody dies nobody is marked dead.
+    if (index === TICKET_LOW) return !this.#usesTickets;
+    return index === WANTED + 1 || index === DEAD + 1 || index >= STATISTICS || (index === DEAD && !this.#program.deaths);
+  }
+
+  /** Nobody else changes the slot of a request that holds its range, while its thread lives. */
+  #isOwnGrant(thread: ThreadState, slot: number): boolean {
+    const state = this.#table.states[slot] as number;
+    return (state & 7) === 2 && ((state >> 6) & 63) === thread.index;
   }
 
   #look(): void {
@@ -402,23 +455,27 @@ export class World {
   }
 
   #hashMemory(mix: (value: number) => void): void {
+    for (const word of [MUTEX_WORD, WANTED, DEAD]) mix(this.#words[word] as number);
+    for (let slot = 0; slot < this.#handle.slots; slot++) mix(this.#table.states[slot] as number);
+    this.#hashPlainMemory(mix);
+  }
+
+  /** What only the holder of the mutex touches. What stands in a free slot is not looked at. */
+  #hashPlainMemory(mix: (value: number) => void): void {
     const words = this.#words;
-    for (let word = 0; word < 26; word++) mix(words[word] as number);
+    for (let word = TICKET_LOW; word < WANTED; word++) mix(words[word] as number);
     mix(words[HEADER_WORDS] as number);
     const { states, starts, ends, tickets } = this.#table;
     for (let slot = 0; slot < this.#handle.slots; slot++) {
       const state = states[slot] as number;
-      mix(state);
       mix(ends[slot] as number);
-      // What stands in a free slot is not looked at.
-      if ((state & 7) === 0) continue;
+      if ((state & 7) === 0) {
+        mix(state);
+        continue;
+      }
       mix(starts[slot] as number);
       mix(tickets[slot] as number);
       mix(words[this.#bypassAt + slot] as number);
     }
   }
-}
-
-function isHeader(array: unknown): boolean {
-  return (array as Int32Array).byteOffset === 0;
 }

@@ -13,5 +13,5 @@ for (const p of [
  named([[use(X,0,2)],[use(X,1,3)],[use(C,0,3)]]),
  named([[use(X,0,2)],[use(X,1,3)]],{deaths:2}),
 ]) {
-  const s=performance.now(); const o=explore(b,p, 3e6); console.log(p.name, JSON.stringify({...p,threads:undefined,name:undefined}), o.states, o.steps, (performance.now()-s).toFixed(0)+"ms"); if(o.violation) console.log(o.violation);
+ try { const s=performance.now(); const o=explore(b,p, 6e5); console.log(p.name, JSON.stringify({...p,threads:undefined,name:undefined}), o.states, o.steps, (performance.now()-s).toFixed(0)+"ms"); if(o.violation) console.log(o.violation); } catch(e) { console.log(String(e)); }
 }

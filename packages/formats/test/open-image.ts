@@ -1,0 +1,63 @@
+/** Opens images over any file driver on one blocking thread, for the tests of this package. */
+import { type Clock, type Co, SeededRandom, SyncRunner } from "@spindle/base";
+import { type BlockDriver, BlockNode, type Children, type Environment, IoVector } from "@spindle/block";
+import { nodeCodecs } from "@spindle/host-node";
+import { RangeLock, type Thread, ThreadTable } from "@spindle/shared-memory";
+import type { SparseBytes } from "@spindle/testkit";
+import { qcow2Format } from "../src/index.ts";
+
+export const clock: Clock = { now: () => performance.now() };
+export const environment: Environment = { clock, random: new SeededRandom(1), codecs: nodeCodecs };
+export const thread: Thread = new ThreadTable(ThreadTable.create()).attach();
+export const runner: SyncRunner = new SyncRunner(clock, thread);
+
+export function run<T>(co: Co<T>): T {
+  return runner.run(co);
+}
+
+export function fileNode(driver: BlockDriver, readOnly = false): BlockNode {
+  const children: Children = { file: null, backing: null };
+  return new BlockNode({ name: "file", driver, children, readOnly, tracker: null, filename: "image" });
+}
+
+export interface ImageOptions {
+  readonly backing?: BlockNode;
+  readonly readOnly?: boolean;
+}
+
+/** Opens a qcow2 image whose file is `driver`. */
+export function openQcow2(driver: BlockDriver, options: ImageOptions = {}): BlockNode {
+  const readOnly = options.readOnly === true;
+  const children: Children = { file: fileNode(driver, readOnly), backing: options.backing ?? null };
+  const tracker = readOnly ? null : new RangeLock(RangeLock.create({ slots: 256 }), thread);
+  const inFlight = tracker ?? { ticket: () => 0, oldestTicket: () => Number.POSITIVE_INFINITY };
+  const opened = run(qcow2Format.open({ nodeName: "image", options: {}, children, readOnly, environment, inFlight }));
+  return new BlockNode({ name: "image", driver: opened, children, readOnly, tracker });
+}
+
+export function createQcow2(
+  driver: BlockDriver,
+  size: number,
+  options: Record<string, string> = {},
+  backing?: { filename: string; format: string | null },
+): void {
+  const request = backing === undefined ? { size, options } : { size, options, backing };
+  run(qcow2Format.create!(fileNode(driver), request, environment));
+}
+
+export function readBytes(node: BlockNode, offset: number, length: number): Uint8Array {
+  const bytes = new Uint8Array(length).fill(0xee);
+  run(node.read(offset, IoVector.of(bytes)));
+  return bytes;
+}
+
+export function writeBytes(node: BlockNode, offset: number, bytes: Uint8Array): void {
+  run(node.write(offset, IoVector.of(bytes)));
+}
+
+/** All bytes of a sparse file in memory. */
+export function contentOf(content: SparseBytes): Uint8Array {
+  const bytes = new Uint8Array(content.length);
+  content.read(0, bytes);
+  return bytes;
+}

@@ -1,0 +1,182 @@
+import { SeededRandom } from "@spindle/base";
+import { chainStatus, type IoVector } from "@spindle/block";
+import { MemoryDriver, ModelDisk } from "@spindle/testkit";
+import { describe, expect, it } from "vitest";
+import { createQcow2, openQcow2, readBytes, run, writeBytes } from "./open-image.ts";
+
+const SIZE = 2 * 1024 * 1024;
+
+function pattern(length: number, seed: number): Uint8Array {
+  const random = new SeededRandom(seed);
+  return Uint8Array.from({ length }, () => random.u32());
+}
+
+/** A base image of which every fourth 64 KiB hold data, and the rest nothing. */
+function makeBase(length: number) {
+  const driver = new MemoryDriver();
+  createQcow2(driver, length);
+  const node = openQcow2(driver);
+  for (let at = 0; at < length; at += 4 * 65_536) writeBytes(node, at, pattern(Math.min(65_536, length - at), at + 1));
+  return node;
+}
+
+describe.each([
+  ["512", "1.1"],
+  ["4k", "1.1"],
+  ["64k", "1.1"],
+  ["2M", "1.1"],
+  ["64k", "0.10"],
+])("a qcow2 image with %s clusters, compat %s", (clusterSize, compat) => {
+  it.each([
+    ["without a backing file", 0],
+    ["over a backing file", SIZE],
+    ["over a shorter backing file", SIZE - 3 * 65_536 - 512],
+    ["over a longer backing file", SIZE + 65_536],
+  ])("keeps every byte of random requests %s, also when it is opened again", (_what, baseLength) => {
+    const base = baseLength === 0 ? undefined : makeBase(baseLength);
+    const driver = new MemoryDriver();
+    const options = { cluster_size: clusterSize, compat };
+    createQcow2(driver, SIZE, options, base && { filename: "base", format: "qcow2" });
+    const open = () => openQcow2(driver, base === undefined ? {} : { backing: base });
+    let node = open();
+    const model = new ModelDisk(SIZE);
+    if (base !== undefined) model.write(0, readBytes(base, 0, Math.min(SIZE, baseLength)));
+    const random = new SeededRandom(baseLength + clusterSize.length);
+    for (let round = 0; round < 150; round++) {
+      const offset = random.below(SIZE);
+      const length = 1 + random.below(Math.min(150_000, SIZE - offset));
+      const kind = random.below(10);
+      if (kind < 5) {
+        const bytes = pattern(length, round);
+        writeBytes(node, offset, bytes);
+        model.write(offset, bytes);
+      } else if (kind < 7) {
+        run(node.writeZeroes(offset, length, { mayUnmap: random.chance(0.5) }));
+        model.writeZeroes(offset, length);
+      } else if (kind < 8) {
+        run(node.discard(offset, length));
+        model.discard(offset, length);
+      } else if (kind < 9) run(node.flush());
+      else {
+        run(node.driver.close());
+        node = open();
+      }
+      model.check(offset, readBytes(node, offset, length));
+    }
+    model.check(0, readBytes(node, 0, SIZE));
+  });
+});
+
+describe("a qcow2 image", () => {
+  it("says of each range whether it is allocated, zero, or left to the backing file, in runs that tile the disk", () => {
+    const base = makeBase(SIZE);
+    const driver = new MemoryDriver();
+    createQcow2(driver, SIZE, {}, { filename: "base", format: "qcow2" });
+    const node = openQcow2(driver, { backing: base });
+    writeBytes(node, 65_536, pattern(65_536, 1));
+    run(node.writeZeroes(2 * 65_536, 65_536, { mayUnmap: true }));
+    function* walk() {
+      const runs: string[] = [];
+      for (let at = 0; at < SIZE; ) {
+        const extent = yield* chainStatus(node, null, at, SIZE - at);
+        runs.push(`${at / 65_536}+${extent.length / 65_536} ${extent.depth} ${extent.zero ? "zero" : "data"}`);
+        at += extent.length;
+      }
+      return runs;
+    }
+    const runs = run(walk());
+    expect(runs.slice(0, 5)).toEqual(["0+1 1 data", "1+1 0 data", "2+1 0 zero", "3+1 2 zero", "4+1 1 data"]);
+    expect(runs.at(-1)).toBe("29+3 2 zero");
+  });
+
+  it("never shows a backing file's bytes again where they were discarded or zeroed", () => {
+    const base = makeBase(SIZE);
+    for (const compat of ["1.1", "0.10"]) {
+      const driver = new MemoryDriver();
+      createQcow2(driver, SIZE, { compat }, { filename: "base", format: "qcow2" });
+      const node = openQcow2(driver, { backing: base });
+      writeBytes(node, 0, pattern(65_536, 77));
+      run(node.writeZeroes(0, 65_536, { mayUnmap: true }));
+      expect(readBytes(node, 0, 65_536)).toEqual(new Uint8Array(65_536));
+      run(node.discard(0, 65_536));
+      expect(readBytes(node, 0, 65_536)).toEqual(new Uint8Array(65_536));
+    }
+  });
+
+  it("uses the space of discarded clusters again, once that is safe", () => {
+    const driver = new MemoryDriver();
+    createQcow2(driver, SIZE);
+    const node = openQcow2(driver);
+    for (let round = 0; round < 20; round++) {
+      writeBytes(node, 0, pattern(SIZE / 2, round));
+      run(node.discard(0, SIZE / 2));
+      run(node.flush());
+    }
+    expect(driver.length()).toBeLessThan(2.5 * SIZE);
+  });
+
+  it("does not hand out a freed cluster while a request that may still use it is in flight", () => {
+    const driver = new MemoryDriver();
+    createQcow2(driver, SIZE);
+    const node = openQcow2(driver);
+    writeBytes(node, 0, pattern(65_536, 1));
+    const mapOf = (offset: number) => run(node.driver.clusters!.lookup(offset, 65_536)).hostOffset;
+    const freed = mapOf(0);
+    const reader = run(node.track(0, 0, 512));
+    run(node.discard(0, 65_536));
+    run(node.flush());
+    writeBytes(node, 65_536, pattern(65_536, 2));
+    expect(mapOf(65_536)).not.toBe(freed);
+    reader.release();
+    writeBytes(node, 131_072, pattern(65_536, 3));
+    expect(mapOf(131_072)).toBe(freed);
+  });
+
+  it("forgets its backing file with one write inside of the first sector", () => {
+    const driver = new MemoryDriver();
+    createQcow2(driver, SIZE, {}, { filename: "base.qcow2", format: "qcow2" });
+    const node = openQcow2(driver);
+    expect(node.driver.backingFile).toEqual({ filename: "base.qcow2", format: "qcow2" });
+    const writes: string[] = [];
+    const write = driver.write.bind(driver);
+    driver.write = (offset: number, vector: IoVector) => {
+      writes.push(`${offset}+${vector.length}`);
+      return write(offset, vector);
+    };
+    run(node.driver.changeBackingFile!(null));
+    expect(writes).toEqual(["8+12"]);
+    expect(node.driver.backingFile).toBeNull();
+    expect(openQcow2(driver).driver.backingFile).toBeNull();
+  });
+
+  it.each([
+    ["a shorter name", "b"],
+    ["a longer name", "some/other/directory/with-a-longer-name.qcow2"],
+    ["a name of 1023 bytes", "x".repeat(1023)],
+  ])("takes %s for another backing file, again and again", (_what, filename) => {
+    const driver = new MemoryDriver();
+    createQcow2(driver, SIZE, {}, { filename: "base.qcow2", format: "qcow2" });
+    const node = openQcow2(driver);
+    for (const name of [filename, "in-between.qcow2", filename]) {
+      run(node.driver.changeBackingFile!({ filename: name, format: "qcow2" }));
+      expect(openQcow2(driver).driver.backingFile).toEqual({ filename: name, format: "qcow2" });
+    }
+  });
+
+  it("gives clusters back that a crash has leaked, and no others", () => {
+    const driver = new MemoryDriver();
+    createQcow2(driver, SIZE);
+    const before = openQcow2(driver);
+    writeBytes(before, 0, pattern(300_000, 1));
+    run(before.driver.close());
+    // A crash after reservation: counts are written, and nothing points at the clusters.
+    const crashed = openQcow2(driver);
+    run(crashed.driver.clusters!.allocate(1_048_576, 4 * 65_536));
+    run(crashed.driver.flush());
+    const after = openQcow2(driver);
+    const driverWithLeaks = after.driver as typeof after.driver & { reclaimLeaks(): Generator<never, number> };
+    expect(run(driverWithLeaks.reclaimLeaks())).toBe(4);
+    expect(run(driverWithLeaks.reclaimLeaks())).toBe(0);
+    expect(readBytes(after, 0, 300_000)).toEqual(pattern(300_000, 1));
+  });
+});

@@ -1,0 +1,97 @@
+/**
+ * The composition root: everything that one owner thread needs to open a graph of images and to run jobs on it. The
+ * library, the programs and the demo all start here; the choice of drivers, runner and copiers is made nowhere else.
+ */
+import { AsyncRunner, type Co, type EventLoop } from "@spindle/base";
+import { type Environment, Graph } from "@spindle/block";
+import { HostBackingPolicy, nodeEnvironment, nodeEventLoop } from "@spindle/host-node";
+import { type CreateCopier, JobRegistry, LocalCopier } from "@spindle/jobs";
+import { RangeLock, type Thread, ThreadTable, type ThreadTableHandle } from "@spindle/shared-memory";
+import { CopyPool } from "@spindle/streaming";
+import { driverRegistry } from "./driver-registry.ts";
+
+export interface SessionOptions {
+  /** Folders in which, or below which, images may have backing files beside their own folder. */
+  readonly allowBacking?: readonly string[];
+  /** Copy workers of each stream job, unless the job says otherwise; 2 when absent. */
+  readonly workers?: number;
+}
+
+const WORKERS_DEFAULT = 2;
+
+/** One for each thread: it holds a timer for as long as the thread lives. */
+let eventLoop: EventLoop | undefined;
+
+export class Session implements AsyncDisposable {
+  /** For other threads that take part. */
+  readonly threads: ThreadTableHandle;
+  /** This thread's place among them. */
+  readonly thread: Thread;
+  readonly environment: Environment;
+  readonly runner: AsyncRunner;
+  readonly graph: Graph;
+  readonly jobs: JobRegistry;
+  /** Makes the copiers of stream jobs that do not say how many workers they want. */
+  readonly createCopier: CreateCopier;
+  readonly #pools: Map<number, CopyPool> = new Map();
+  #closed: Promise<void> | undefined;
+
+  constructor(options: SessionOptions = {}) {
+    this.threads = ThreadTable.create();
+    const thread = new ThreadTable(this.threads).attach();
+    this.thread = thread;
+    this.environment = nodeEnvironment();
+    eventLoop ??= nodeEventLoop();
+    const runner = new AsyncRunner(eventLoop, thread);
+    this.runner = runner;
+    this.graph = new Graph({
+      environment: this.environment,
+      registry: driverRegistry(),
+      backingPolicy: new HostBackingPolicy({ allowedFolders: options.allowBacking ?? [] }),
+      createTracker: () => new RangeLock(RangeLock.create(), thread),
+    });
+    this.jobs = new JobRegistry({ clock: this.environment.clock, runner, wake: () => runner.wake() });
+    this.createCopier = this.copiers(options.workers ?? WORKERS_DEFAULT);
+  }
+
+  /** Makes copiers with so many worker threads for each job; with 0, copies are made on this thread. */
+  copiers(workers: number): CreateCopier {
+    if (workers === 0) return localCopier;
+    let pool = this.#pools.get(workers);
+    if (pool === undefined) {
+      const { threads, thread: owner, runner } = this;
+      pool = new CopyPool({ threads, owner, runner, clock: this.environment.clock, workers });
+      this.#pools.set(workers, pool);
+    }
+    return pool.createCopier;
+  }
+
+  /** Runs a coroutine beside the others of this thread. */
+  run<T>(co: Co<T>): Promise<T> {
+    return this.runner.run(co);
+  }
+
+  /** Cancels all jobs, closes the whole graph, and ends all workers. The first error is thrown at the end. */
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    try {
+      await this.run(this.jobs.cancelAll());
+      await this.run(this.graph.close());
+    } finally {
+      for (const pool of this.#pools.values()) await pool.close();
+      this.thread.detach();
+    }
+  }
+}
+
+const localCopier: CreateCopier = function* (options) {
+  return new LocalCopier(options);
+};
