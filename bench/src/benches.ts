@@ -1,6 +1,9 @@
 /** All benches, in the order in which they run. */
 import type { Bench } from "./bench.ts";
 import { rangeLockTables } from "./locks.ts";
+import { memoryBench } from "./memory.ts";
 import { microBench } from "./micro.ts";
+import { streamBench } from "./stream.ts";
+import { streamLatencyBench } from "./stream-latency.ts";
 
-export const BENCHES: readonly Bench[] = [rangeLockTables, microBench];
+export const BENCHES: readonly Bench[] = [streamBench, streamLatencyBench, rangeLockTables, microBench, memoryBench];

@@ -25,7 +25,7 @@ export const memoryBench: Bench = {
       length: ISLAND_BYTES,
     }));
     writeRandomRanges(scratch.path("base.raw"), DISK_BYTES, ranges);
-    await createQcow2From(scratch.path("base.raw"), scratch.path("base.qcow2"));
+    await createQcow2From(scratch.path("base.raw"), scratch.path("base.qcow2"), DISK_BYTES);
     const rows: Row[] = [];
     for (const format of ["raw", "qcow2"]) rows.push(await measure(context, scratch, format));
     return [memoryTable(islands, rows)];

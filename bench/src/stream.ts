@@ -26,7 +26,7 @@ export const streamBench: Bench = {
     using scratch = new Scratch();
     const length = scaled(context, { full: 2 * GiB, quick: 512 * MiB, shape: 8 * MiB });
     writeRandomFile(scratch.path("base.raw"), length);
-    await createQcow2From(scratch.path("base.raw"), scratch.path("base.qcow2"));
+    await createQcow2From(scratch.path("base.raw"), scratch.path("base.qcow2"), length);
     const rows: Row[] = [];
     for (const format of FORMATS) rows.push(await measureFormat(context, scratch, format, length));
     return [streamTable(length, rows)];

@@ -58,6 +58,13 @@ export interface BlockDriver {
 
   /** For images made of clusters: how others place data in them without writing metadata. */
   readonly clusters?: ClusterMap;
+  /**
+   * Writes one whole cluster, or what there is of the disk's last one, compressed; plainly when it does not get smaller.
+   * @throws {BlockError} ENOTSUP when the image's kind of compression can only be read.
+   */
+  writeCompressed?(offset: number, vector: IoVector): Co<void>;
+  /** Gives back space that an earlier crash has leaked; nothing else is in flight. Returns the number of clusters. */
+  reclaimLeaks?(): Co<number>;
   /** Records another backing file in the image, durable when it ends; null for none. */
   changeBackingFile?(backing: BackingFile | null): Co<void>;
   /** What the image says of its backing file. */

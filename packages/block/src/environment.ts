@@ -7,7 +7,9 @@ export interface Codecs {
    * @throws {BlockError} EIO when the stream is malformed or does not give exactly that many bytes. Never produces more.
    */
   inflateRaw(input: Uint8Array, output: Uint8Array): void;
-  /** The same for one zstd frame (RFC 8878). */
+  /** Deflates into one raw stream whose window is at most 4 KiB (12 bits), as qcow2 wants it. */
+  deflateRaw(input: Uint8Array): Uint8Array;
+  /** Inflates one zstd frame (RFC 8878) in the same way. */
   decompressZstd(input: Uint8Array, output: Uint8Array): void;
 }
 

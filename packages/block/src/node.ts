@@ -142,6 +142,23 @@ export class BlockNode {
     if (flags.fua === true) yield* this.flush();
   }
 
+  /**
+   * Writes one cluster compressed; see {@link BlockDriver.writeCompressed}.
+   * @throws {BlockError} ENOTSUP when the driver cannot compress.
+   */
+  *writeCompressed(offset: number, vector: IoVector): Co<void> {
+    this.#checkWritable("compressed write", offset, vector.length);
+    const { driver } = this;
+    if (driver.writeCompressed === undefined)
+      throw new BlockError("ENOTSUP", `'${driver.name}' images cannot be compressed`, { node: this.name });
+    const range = yield* this.track(LockKind.exclusiveWrite, offset, vector.length);
+    try {
+      yield* driver.writeCompressed(offset, vector);
+    } finally {
+      range.release();
+    }
+  }
+
   /** Makes a range read as zeros. */
   *writeZeroes(offset: number, length: number, flags: WriteFlags = {}, canceled?: () => boolean): Co<void> {
     this.#checkWritable("write zeroes", offset, length);

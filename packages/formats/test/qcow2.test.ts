@@ -1,5 +1,5 @@
 import { SeededRandom } from "@spindle/base";
-import { chainStatus, type IoVector } from "@spindle/block";
+import { chainStatus, IoVector } from "@spindle/block";
 import { MemoryDriver, ModelDisk } from "@spindle/testkit";
 import { describe, expect, it } from "vitest";
 import { createQcow2, openQcow2, readBytes, run, writeBytes } from "./open-image.ts";
@@ -178,5 +178,30 @@ describe("a qcow2 image", () => {
     expect(run(driverWithLeaks.reclaimLeaks())).toBe(4);
     expect(run(driverWithLeaks.reclaimLeaks())).toBe(0);
     expect(readBytes(after, 0, 300_000)).toEqual(pattern(300_000, 1));
+  });
+});
+
+describe("compressed clusters", () => {
+  it.each(["4k", "64k", "2M"])("are read back, overwritten and given up like others (%s)", (clusterSize) => {
+    const driver = new MemoryDriver();
+    createQcow2(driver, 8 * 1024 * 1024, { cluster_size: clusterSize });
+    const node = openQcow2(driver);
+    const size = node.driver.clusterSize;
+    const compressible = (seed: number) => Uint8Array.from({ length: size }, (_, index) => (index >> 5) * seed);
+    const model = new ModelDisk(8 * 1024 * 1024);
+    for (let at = 0, seed = 1; at < model.length; at += size, seed++) {
+      // Random bytes do not get smaller and are stored plainly.
+      const bytes = seed % 3 === 0 ? pattern(size, seed) : compressible(seed);
+      run(node.writeCompressed(at, IoVector.of(bytes)));
+      model.write(at, bytes);
+    }
+    model.check(0, readBytes(node, 0, model.length));
+    expect(driver.length()).toBeLessThan((model.length * 2) / 3 + 5 * size);
+    writeBytes(node, 1000, pattern(50_000, 9));
+    model.write(1000, pattern(50_000, 9));
+    run(node.writeCompressed(size, IoVector.of(compressible(99))));
+    model.write(size, compressible(99));
+    run(node.driver.close());
+    model.check(0, readBytes(openQcow2(driver), 0, model.length));
   });
 });

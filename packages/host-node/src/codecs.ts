@@ -1,5 +1,5 @@
 /**
- * Decompression for compressed clusters. The output's length is known beforehand and is a hard limit: whatever a hostile
+ * Codecs for compressed clusters. The output's length is known beforehand and is a hard limit: whatever a hostile
  * image says, no more memory is taken and nothing but a BlockError comes out.
  */
 import * as zlib from "node:zlib";
@@ -15,6 +15,7 @@ const zstdDecompressSync = (zlib as { zstdDecompressSync?: DecompressSync }).zst
 /** The codecs with zstd in JavaScript: what {@link nodeCodecs} is where zlib has no zstd. */
 export const portableCodecs: Codecs = {
   inflateRaw: (input, output) => decompress("deflate", zlib.inflateRawSync, input, output),
+  deflateRaw: (input) => zlib.deflateRawSync(input, { windowBits: 12 }),
   decompressZstd: decompressZstdPortably,
 };
 
@@ -22,7 +23,7 @@ export const nodeCodecs: Codecs =
   zstdDecompressSync === undefined
     ? portableCodecs
     : {
-        inflateRaw: portableCodecs.inflateRaw,
+        ...portableCodecs,
         decompressZstd: (input, output) => decompress("zstd", zstdDecompressSync, input, output),
       };
 

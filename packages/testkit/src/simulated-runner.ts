@@ -251,6 +251,7 @@ function describeSuspension(suspension: Suspension | undefined): string {
 
 const NO_CODECS: Codecs = {
   inflateRaw: () => refuse("deflate"),
+  deflateRaw: () => refuse("deflate"),
   decompressZstd: () => refuse("zstd"),
 };
 

@@ -1,6 +1,6 @@
 /** A guest, a device and a disk on one thread, in one runner that never sleeps: what can go on goes on in `poll`. */
 import { SyncRunner } from "@spindle/base";
-import { ThreadTable } from "@spindle/shared-memory";
+import { type Thread, ThreadTable } from "@spindle/shared-memory";
 import { createVirtioBlk, type VirtioBlkHandle, type VirtioBlkOptions } from "../src/device-state.ts";
 import { DriverRing } from "../src/driver/driver-ring.ts";
 import { type GuestHandle, type GuestQueuePlan, planGuest, startGuest } from "../src/driver/guest-driver.ts";
@@ -36,7 +36,7 @@ export class OneThread {
   readonly plans: GuestQueuePlan[];
   /** Address of SPARE_BYTES bytes that nobody uses. */
   readonly spare: number;
-  readonly thread: { readonly index: number };
+  readonly thread: Thread;
   readonly #refused: number;
   stopping = false;
   /** How serving ended. */

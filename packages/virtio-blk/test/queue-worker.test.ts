@@ -1,5 +1,5 @@
 /** Serving: what is in flight, resets, stopping, and several queues, on one thread and in the simulator. */
-import { type Co, isBlockError, join } from "@spindle/base";
+import { type Co, isBlockError, join, until } from "@spindle/base";
 import { ThreadTable } from "@spindle/shared-memory";
 import { SimulatedRunner } from "@spindle/testkit";
 import { describe, expect, test } from "vitest";
@@ -26,9 +26,10 @@ describe.each([
     // The used and available indices of each queue wrap at 65,536 in the first case.
     const rounds = refused === 0 ? 4200 : 100;
     const user = function* (queue: GuestQueue, place: number): Co<void> {
+      const bytes = pattern(512, place);
       const back = new Uint8Array(512);
       for (let round = 0; round < rounds; round++) {
-        const bytes = pattern(512, round + place);
+        new DataView(bytes.buffer).setUint32(508, round);
         yield* queue.write(place * 512, bytes);
         yield* queue.read(place * 512, back);
         if (Buffer.compare(back, bytes) !== 0) throw new Error(`round ${round}: other bytes came back`);
@@ -88,6 +89,50 @@ test("a guest that offers more than the queue holds has no more in flight than t
   expect(guest.disk.log.length).toBe(8);
 });
 
+test("nor when some are in flight already, or another queue keeps the server busy", () => {
+  const guest = new OneThread({ queueCount: 2, queueSize: 8 });
+  const ring = guest.ring(0);
+  const other = guest.queue(1);
+  guest.header(guest.spare, 4);
+  ring.setDescriptor(0, { address: guest.spare, length: 16, flags: 1, next: 1 });
+  ring.setDescriptor(1, { address: guest.spare + 16, length: 1, flags: 2 });
+  guest.disk.open = false;
+  for (const count of [5, 8, 8]) {
+    for (let offered = 0; offered < count; offered++) ring.offer(0);
+    ring.publish();
+    guest.poll();
+    guest.runner.run(other.getId());
+  }
+  expect(guest.disk.log.length).toBe(8);
+});
+
+test("a guest that never stops does not keep other coroutines of the thread from their turn", () => {
+  const guest = new OneThread({ queueSize: 8 });
+  const ring = guest.ring();
+  guest.header(guest.spare, 0);
+  ring.setDescriptor(0, { address: guest.spare, length: 16, flags: 1, next: 1 });
+  ring.setDescriptor(1, { address: guest.spare + 16, length: 513, flags: 2 });
+  let reads = 0;
+  let seen = false;
+  guest.disk.read = function* () {
+    reads += 1;
+    // As if another thread of the guest offered the next request before this one has ended.
+    if (seen || reads === 10_000) return;
+    ring.offer(0);
+    ring.publish();
+  };
+  guest.runner.spawn(
+    until(() => reads > 100),
+    () => {
+      seen = true;
+    },
+  );
+  ring.offer(0);
+  ring.publish();
+  guest.poll();
+  expect(reads).toBeLessThan(200);
+});
+
 test("one queue's waiting requests do not hold up another queue", () => {
   const guest = new OneThread({ queueCount: 2, queueSize: 8 });
   const [first, second] = [guest.queue(0), guest.queue(1)] as [GuestQueue, GuestQueue];
@@ -125,7 +170,9 @@ describe("before DRIVER_OK and after a reset", () => {
     guest.poll();
     expect(guest.disk.log).toEqual([]);
     // What was made available before is served without another kick.
+    const rings = guest.thread.snapshot();
     registers.write(mmio.VIRTIO_MMIO_STATUS, 15);
+    expect(guest.thread.snapshot()).not.toBe(rings);
     guest.poll();
     expect(guest.disk.log).toEqual(["flush"]);
   });
@@ -188,11 +235,44 @@ describe("before DRIVER_OK and after a reset", () => {
     registers.write(mmio.VIRTIO_MMIO_QUEUE_READY, 0);
     guest.poll();
     expect(registers.read(mmio.VIRTIO_MMIO_QUEUE_READY)).toBe(1);
+    // What is offered now is not taken, also when the server is busy with the other queue.
+    queue.submit({ type: 4 });
+    queue.commit();
     expect(guest.runner.run(guest.queue(1).getId()).length).toBe(20);
+    expect(registers.read(mmio.VIRTIO_MMIO_QUEUE_READY)).toBe(1);
+    expect(guest.disk.log).toEqual(["flush"]);
     guest.disk.open = true;
     guest.poll();
     expect(registers.read(mmio.VIRTIO_MMIO_QUEUE_READY)).toBe(0);
     expect(queue.collect()).toBe(0);
+  });
+
+  test("a request that ended just before a reset does not appear on the rings", () => {
+    const guest = new OneThread();
+    const queue = guest.queue();
+    guest.disk.open = false;
+    const { slotsAddress, layout } = guest.plans[0]!;
+    const status = guest.bytes(slotsAddress, 4096);
+    let ended = false;
+    // Runs in the same turn as the request, before the server.
+    guest.runner.spawn(
+      until(() => ended),
+      () => guest.registers.write(mmio.VIRTIO_MMIO_STATUS, 0),
+    );
+    const flush = guest.disk.flush.bind(guest.disk);
+    guest.disk.flush = function* () {
+      yield* flush();
+      ended = true;
+    };
+    queue.submit({ type: 4 });
+    queue.commit();
+    guest.poll();
+    expect(guest.disk.log).toEqual(["flush"]);
+    guest.disk.open = true;
+    guest.poll();
+    expect(status.includes(0xff)).toBe(false);
+    expect([...guest.bytes(layout.deviceAddress + 2, 2)]).toEqual([0, 0]);
+    expect(guest.registers.read(mmio.VIRTIO_MMIO_STATUS)).toBe(0);
   });
 
   test("1,000 resets at random moments leave a device that works", () => {

@@ -2,7 +2,7 @@
  * Finds free host clusters, first fit from the lowest that may be free, as QEMU does, and counts them. Blocks of the
  * refcount table that are missing are made on the way; the table itself grows when it is full.
  */
-import { alignUp, BlockError, ByteView, type Co, CoMutex } from "@spindle/base";
+import { alignUp, assert, BlockError, ByteView, type Co, CoMutex } from "@spindle/base";
 import { type BlockNode, IoVector } from "@spindle/block";
 import { corrupt, type Refcounts } from "./refcount.ts";
 import { type CachedTable, makeTable } from "./table-cache.ts";
@@ -37,6 +37,13 @@ export class Allocator {
    */
   allocate(count: number): Co<ClusterRun> {
     return this.#mutex.run(() => this.#allocate(count));
+  }
+
+  /** Counts one more user of a cluster that is in use. */
+  *increment(index: number): Co<void> {
+    const block = yield* this.#refcounts.block(this.#refcounts.blockIndexOf(index));
+    assert(block !== undefined, "a cluster in use is counted");
+    this.#refcounts.set(block, index, this.#refcounts.get(block, index) + 1);
   }
 
   /** Counts a run down by one; what reaches zero is free at once. */

@@ -1,8 +1,8 @@
 /**
- * Reads compressed clusters. Their data begins at any byte and fills part of a number of sectors; what follows it in the
- * last sector is not part of the stream.
+ * Compressed clusters. Their data begins at any byte and fills part of a number of sectors; what follows it in the last
+ * sector is not part of the stream. Several share a host cluster, which is then counted once for each.
  */
-import type { Co } from "@spindle/base";
+import { BlockError, type Co } from "@spindle/base";
 import { IoVector } from "@spindle/block";
 import type { ImageState } from "./image-state.ts";
 import type { CompressedPlace } from "./l2-entry.ts";
@@ -44,5 +44,48 @@ export class CompressedReader {
       environment.codecs.decompressZstd(input.subarray(0, zstdFrameLength(input)), output);
     else environment.codecs.inflateRaw(input, output);
     return output;
+  }
+}
+
+export class CompressedWriter {
+  readonly #state: ImageState;
+  /** Room behind the data that was written last: a host cluster that is not full. */
+  #room: { offset: number; end: number } | undefined;
+
+  constructor(state: ImageState) {
+    this.#state = state;
+  }
+
+  /**
+   * Compresses a whole cluster and writes it where there is room.
+   * @returns where it stands, or undefined when it does not get smaller and nothing was written
+   * @throws {BlockError} ENOTSUP for images whose clusters are compressed with zstd.
+   */
+  *write(cluster: Uint8Array): Co<CompressedPlace | undefined> {
+    const { environment, header, clusterSize, file } = this.#state;
+    if (header.compression !== "zlib")
+      throw new BlockError("ENOTSUP", "writing zstd-compressed clusters is not supported");
+    const data = environment.codecs.deflateRaw(cluster);
+    if (data.length >= clusterSize) return undefined;
+    const hostOffset = yield* this.#reserve(data.length);
+    yield* file.write(hostOffset, IoVector.of(data));
+    return { hostOffset, length: data.length };
+  }
+
+  /** Takes bytes from the cluster that is not full, or from a new one. */
+  *#reserve(length: number): Co<number> {
+    const { allocator, clusterSize, refcounts } = this.#state;
+    const room = this.#room;
+    // Narrow refcounts cannot count several users of one cluster.
+    if (room !== undefined && refcounts.most >= 255 && room.end - room.offset >= length) {
+      const hostOffset = room.offset;
+      room.offset += length;
+      yield* allocator.increment(Math.floor(hostOffset / clusterSize));
+      return hostOffset;
+    }
+    const { index } = yield* allocator.allocate(1);
+    const hostOffset = index * clusterSize;
+    this.#room = { offset: hostOffset + length, end: hostOffset + clusterSize };
+    return hostOffset;
   }
 }

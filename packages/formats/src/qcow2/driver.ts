@@ -74,6 +74,9 @@ class Qcow2Driver implements BlockDriver {
   discard(offset: number, length: number): Co<void> {
     return this.#image.discard(offset, length);
   }
+  writeCompressed(offset: number, vector: IoVector): Co<void> {
+    return this.clusters.writeCompressed(offset, vector.toBytes());
+  }
   blockStatus(offset: number, length: number): Co<Extent> {
     return this.#image.blockStatus(offset, length);
   }

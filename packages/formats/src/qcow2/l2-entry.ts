@@ -66,6 +66,20 @@ export function readCompressedEntry(table: DataView, index: number, clusterBits:
   return { hostOffset: start, length: sectors * 512 - (start % 512) };
 }
 
+/** @param place data that ends where its last sector ends, or before */
+export function writeCompressedEntry(
+  table: DataView,
+  index: number,
+  clusterBits: number,
+  place: CompressedPlace,
+): void {
+  const sizeShift = BigInt(62 - (clusterBits - 8));
+  const firstSector = Math.floor(place.hostOffset / 512);
+  const lastSector = Math.floor((place.hostOffset + place.length - 1) / 512);
+  const sectors = BigInt(lastSector - firstSector);
+  table.setBigUint64(index * 8, (1n << 62n) | (sectors << sizeShift) | BigInt(place.hostOffset));
+}
+
 /** An entry of an L1 table: where the L2 table stands, 0 for none, and whether it is referenced once. */
 export interface L1Entry {
   readonly hostOffset: number;

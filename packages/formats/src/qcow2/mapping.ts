@@ -2,11 +2,20 @@
  * The map of an open qcow2 image: guest clusters through L1 and L2 tables to host clusters (qcow2 specification,
  * "Cluster mapping"). Changes are made in memory; write-back.ts brings them to the file in crash-safe order.
  */
-import { assert, type Co } from "@spindle/base";
+import { assert, BlockError, type Co } from "@spindle/base";
 import { type Allocation, type ClusterMap, IoVector, type Mapping } from "@spindle/block";
-import { CompressedReader } from "./compress.ts";
+import { CompressedReader, CompressedWriter } from "./compress.ts";
 import type { ImageState } from "./image-state.ts";
-import { type Entry, readCompressedEntry, readEntry, readL1Entry, writeEntry, writeL1Entry } from "./l2-entry.ts";
+import {
+  type CompressedPlace,
+  type Entry,
+  readCompressedEntry,
+  readEntry,
+  readL1Entry,
+  writeCompressedEntry,
+  writeEntry,
+  writeL1Entry,
+} from "./l2-entry.ts";
 import { corrupt } from "./refcount.ts";
 import { type CachedTable, makeTable } from "./table-cache.ts";
 import type { WriteBack } from "./write-back.ts";
@@ -17,17 +26,22 @@ const DIRTY_TABLES_MAX = 64;
 const ZERO: Entry = { kind: "zero", hostOffset: 0, copied: false };
 const UNALLOCATED: Entry = { kind: "unallocated", hostOffset: 0, copied: false };
 
+/** What an entry becomes: a plain one, or the place of compressed data. */
+type Replace = (old: Entry, distance: number) => Entry | CompressedPlace;
+
 export class Qcow2ClusterMap implements ClusterMap {
   readonly clusterSize: number;
   readonly #state: ImageState;
   readonly #writeBack: WriteBack;
   readonly #compressed: CompressedReader;
+  readonly #compressor: CompressedWriter;
 
   constructor(state: ImageState, writeBack: WriteBack) {
     this.clusterSize = state.clusterSize;
     this.#state = state;
     this.#writeBack = writeBack;
     this.#compressed = new CompressedReader(state);
+    this.#compressor = new CompressedWriter(state);
   }
 
   *lookup(offset: number, length: number): Co<Mapping> {
@@ -106,12 +120,26 @@ export class Qcow2ClusterMap implements ClusterMap {
     yield* this.#compressed.read(place, offset % this.clusterSize, vector);
   }
 
+  /** Writes one cluster compressed, or plainly when it does not get smaller. The caller holds it exclusively. */
+  *writeCompressed(guestOffset: number, bytes: Uint8Array): Co<void> {
+    const { clusterSize } = this;
+    if (guestOffset % clusterSize !== 0 || bytes.length > clusterSize)
+      throw new BlockError("EINVAL", "whole clusters are compressed, one at a time", { offset: guestOffset });
+    const cluster = new Uint8Array(clusterSize);
+    cluster.set(bytes);
+    const place = yield* this.#compressor.write(cluster);
+    if (place !== undefined) return yield* this.#change(guestOffset, clusterSize, () => place);
+    const allocation = yield* this.allocate(guestOffset, clusterSize);
+    yield* this.#state.file.write(allocation.hostOffset, IoVector.of(cluster));
+    yield* this.publish(allocation);
+  }
+
   flush(): Co<void> {
     return this.#writeBack.flush();
   }
 
   /** Replaces the entries of whole clusters, table by table, and frees what they pointed at. */
-  *#change(guestOffset: number, length: number, replace: (old: Entry, distance: number) => Entry): Co<void> {
+  *#change(guestOffset: number, length: number, replace: Replace): Co<void> {
     const { clusterSize } = this;
     const { entriesPerTable, header } = this.#state;
     for (let distance = 0; distance < length; ) {
@@ -122,15 +150,16 @@ export class Qcow2ClusterMap implements ClusterMap {
       for (let index = first; index < first + count; index++, distance += clusterSize) {
         const old = readEntry(table.view, index, clusterSize, header.version);
         const entry = replace(old, distance);
-        this.#freeOld(table, index, old, entry);
-        writeEntry(table.view, index, entry);
+        this.#freeOld(table, index, old, entry.hostOffset);
+        if ("kind" in entry) writeEntry(table.view, index, entry);
+        else writeCompressedEntry(table.view, index, header.clusterBits, entry);
       }
       this.#state.l2.markDirty(table);
       if (this.#state.l2.dirtyCount > DIRTY_TABLES_MAX) yield* this.#writeBack.writeBack();
     }
   }
 
-  #freeOld(table: CachedTable, index: number, old: Entry, entry: Entry): void {
+  #freeOld(table: CachedTable, index: number, old: Entry, newHostOffset: number): void {
     const { clusterSize } = this;
     if (old.hostOffset !== 0 && this.#holdsMetadata(old.hostOffset, clusterSize))
       throw corrupt(`cluster ${old.hostOffset / clusterSize} holds metadata and data`);
@@ -140,7 +169,7 @@ export class Qcow2ClusterMap implements ClusterMap {
       const last = Math.floor((hostOffset + length - 1) / clusterSize);
       this.#compressed.forget();
       this.#state.free(first, last - first + 1);
-    } else if (old.hostOffset !== 0 && old.hostOffset !== entry.hostOffset)
+    } else if (old.hostOffset !== 0 && old.hostOffset !== newHostOffset)
       this.#state.free(old.hostOffset / clusterSize, 1);
   }
 

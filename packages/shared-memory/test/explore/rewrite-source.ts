@@ -41,6 +41,8 @@ export function intoSteps(text: string, steps: Readonly<Record<string, string>>)
   code = replaceCalls(code, /(?<![\w.#])((?:this|[a-z]\w*)(?:\.#?\w+)*\.)(#?\w+)\(/g, (args, match) =>
     stopping.has(match[2] as string) ? `(yield* call(${match[0]}${args})))` : undefined,
   );
+  // Nothing is carried from one round of these loops to the next: what was seen before the round no longer counts.
+  code = code.replace(/for \(;;\) \{/g, "for (;;) { fresh();").replace(/while \(!\(yield/g, "while (fresh() && !(yield");
   return code.replace(/\/\*condition (\d+)\*\//g, (_, index) => conditions[Number(index)] as string);
 }
 

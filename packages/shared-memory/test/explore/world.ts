@@ -46,6 +46,7 @@ export interface Build {
 interface Hooks {
   call(stepper: Stepper<unknown>): Stepper<unknown>;
   rings(): Int32Array;
+  fresh(): true;
 }
 
 const FILES = ["lock-kind.ts", "slot-state.ts", "mutex.ts", "slot-table.ts", "range-lock.ts"];
@@ -68,10 +69,11 @@ export function build(mutation: readonly Edit[] = [], limits: { spins?: number; 
     "thread.snapshot(": "snapshot",
   };
   const code = intoSteps(source.replace(statistics, () => ""), steps);
-  const hooks: Hooks = { call: (stepper) => stepper, rings: () => new Int32Array(2) };
+  const hooks: Hooks = { call: (stepper) => stepper, rings: () => new Int32Array(2), fresh: () => true };
   const call = (stepper: Stepper<unknown>): Stepper<unknown> => hooks.call(stepper);
   const rings = (): Int32Array => hooks.rings();
-  const classes = evaluate(code, ["RangeLock", "SlotTable"], { assert, BlockError, call, rings });
+  const fresh = (): true => hooks.fresh();
+  const classes = evaluate(code, ["RangeLock", "SlotTable"], { assert, BlockError, call, rings, fresh });
   return { ...(classes as unknown as Omit<Build, "bypassLimit" | "hooks">), bypassLimit, hooks };
 }
 
@@ -132,6 +134,7 @@ export class World {
   readonly #specification: Specification;
   readonly #held: Held[] = [];
   readonly #usesTickets: boolean;
+  readonly #usesCancel: boolean;
   readonly #bypassAt: number;
   #deathsLeft: number;
   #unrecovered = 0;
@@ -140,12 +143,13 @@ export class World {
   constructor(made: Build, program: Program) {
     this.#build = made;
     this.#program = program;
-    this.#handle = made.RangeLock.create({ slots: program.slots ?? 4 });
+    this.#handle = made.RangeLock.create({ slots: program.slots ?? program.threads.length });
     this.#words = new Int32Array(this.#handle.memory);
     this.#table = new made.SlotTable(this.#handle.memory, this.#handle.slots);
     this.#bypassAt = this.#table.states.byteOffset / 4 + this.#table.states.length;
     this.#specification = new Specification(made.bypassLimit);
     this.#usesTickets = program.threads.some((actions) => actions.some((action) => action.do === "ticket"));
+    this.#usesCancel = program.threads.some((actions) => actions.some((action) => "cancelable" in action));
     this.#deathsLeft = program.deaths ?? 0;
     this.#look();
     for (const actions of program.threads) this.#start(actions, -1);
@@ -156,13 +160,19 @@ export class World {
     const choices: Choice[] = [];
     for (const thread of this.#threads) {
       if (thread.dead || thread.next === undefined) continue;
-      const at = thread.index * 3;
-      // A step that no other thread can tell from its neighbours need not be interleaved.
-      if (this.#isLocal(thread)) return [at + RUN];
-      if (!thread.asleep || thread.rung) choices.push(at + RUN);
-      if (thread.cancelable && !thread.canceled) choices.push(at + CANCEL);
-      if (this.#deathsLeft > 0) choices.push(at + KILL);
+      // What this thread does next, and what happens to it, commutes with all that others may do before: one order will do.
+      if (this.#isPrivate(thread)) return this.#choicesOf(thread);
+      choices.push(...this.#choicesOf(thread));
     }
+    return choices;
+  }
+
+  #choicesOf(thread: ThreadState): Choice[] {
+    const at = thread.index * 3;
+    const choices: Choice[] = [];
+    if (!thread.asleep || thread.rung) choices.push(at + RUN);
+    if (thread.cancelable && !thread.canceled) choices.push(at + CANCEL);
+    if (this.#deathsLeft > 0) choices.push(at + KILL);
     return choices;
   }
 
@@ -246,6 +256,7 @@ export class World {
     const identity = { index, table: {}, snapshot: () => (thread.rung ? 1 : 0) };
     const { hooks } = this.#build;
     hooks.rings = () => thread.rings;
+    hooks.fresh = () => this.#fresh();
     hooks.call = (stepper) => this.#call(stepper);
     const lock = new this.#build.RangeLock(this.#handle, identity);
     thread.co = recovers < 0 ? this.#perform(thread, lock) : this.#recover(thread, lock);
@@ -404,6 +415,12 @@ export class World {
     }
   }
 
+  #fresh(): true {
+    const { frames } = this.#current as ThreadState;
+    frames[frames.length - 1] = { low: 0x10c4, high: frames.length };
+    return true;
+  }
+
   #remember(value: number): void {
     const frame = this.#current?.frames.at(-1) as Frame;
     frame.low = Math.imul(frame.low ^ value, 0x5bd1e995) + 0x3c6ef372;
@@ -412,22 +429,35 @@ export class World {
     frame.high ^= frame.high >>> 13;
   }
 
-  #isLocal(thread: ThreadState): boolean {
+  /** Whether the thread's next step touches only what no other thread looks at or changes before that step is done. */
+  #isPrivate(thread: ThreadState): boolean {
     if (!Array.isArray(thread.next)) return false;
     const [name, array, index] = thread.next as [string, unknown, number];
-    if (name === "ring") return this.#threads[array as number] === undefined;
     if (name === "snapshot") return false;
-    if (array === this.#table.states) return name === "load" && this.#isOwnGrant(thread, index);
+    if (name === "ring") return this.#ringsNobodyElse(thread, array as number);
+    if (array === this.#table.states) return this.#isPrivateState(thread, name, index);
     // Only the holder of the mutex looks at the count of tickets, unless somebody asks for a ticket. Threads from 32 on
     // do not exist, statistics decide nothing, and where nobody dies nobody is marked dead.
     if (index === TICKET_LOW) return !this.#usesTickets;
     return index === WANTED + 1 || index === DEAD + 1 || index >= STATISTICS || (index === DEAD && !this.#program.deaths);
   }
 
-  /** Nobody else changes the slot of a request that holds its range, while its thread lives. */
-  #isOwnGrant(thread: ThreadState, slot: number): boolean {
+  #ringsNobodyElse(thread: ThreadState, target: number): boolean {
+    const other = this.#threads[target];
+    return other === undefined || other === thread || other.dead || other.next === undefined;
+  }
+
+  /** See `slot-state.ts` for who may change a slot's word, and when. */
+  #isPrivateState(thread: ThreadState, name: string, slot: number): boolean {
     const state = this.#table.states[slot] as number;
-    return (state & 7) === 2 && ((state >> 6) & 63) === thread.index;
+    const phase = state & 7;
+    const own = ((state >> 6) & 63) === thread.index;
+    const holder = ((this.#words[MUTEX_WORD] as number) % NOTE) - 1 === thread.index;
+    if (phase === 2 && own && name === "load") return true;
+    if (!holder) return false;
+    if (phase === 2) return own;
+    if (phase === 1) return name === "load" && !this.#usesCancel;
+    return true;
   }
 
   #look(): void {

@@ -1,0 +1,194 @@
+/**
+ * An open disk: what `openDisk` gives. Requests may be made side by side; each goes through the node's tracker like a
+ * guest's. Closing the disk cancels its jobs, waits for its requests, and closes the whole chain.
+ */
+import { BlockError, type Co, isBlockError } from "@spindle/base";
+import { Backend, type BlockNode, type BlockRequest, IoVector } from "@spindle/block";
+import { type MapExtent, mapExtentAt, mergeExtents, namedLayers } from "./disk-map.ts";
+import { type ImageInfo, nodeImageInfo } from "./image-info.ts";
+import type { Session } from "./session.ts";
+import { StreamJob, type StreamJobOptions } from "./stream-job.ts";
+
+export interface RequestOptions {
+  /**
+   * A request that still waits for its turn is given up; one whose I/O has begun completes. The promise is rejected with
+   * the signal's reason in the first case only.
+   */
+  readonly signal?: AbortSignal;
+}
+
+export interface WriteOptions extends RequestOptions {
+  /** The write is durable when it completes. */
+  readonly fua?: boolean;
+}
+
+export interface WriteZeroesOptions extends WriteOptions {
+  /** The space may be given back. */
+  readonly mayUnmap?: boolean;
+}
+
+export interface MapOptions {
+  /** Bytes; the start of the disk when absent. */
+  readonly offset?: number;
+  /** Bytes; to the end of the disk when absent. */
+  readonly length?: number;
+  readonly signal?: AbortSignal;
+}
+
+export class Disk implements AsyncDisposable {
+  /** The image's file name, as it was given. */
+  readonly filename: string;
+  readonly #session: Session;
+  readonly #backend: Backend;
+  readonly #pending: Set<Promise<unknown>> = new Set();
+  #jobCount = 0;
+  #closed: Promise<void> | undefined;
+
+  /** Made by `openDisk`; owns the session. */
+  constructor(session: Session, node: BlockNode, filename: string) {
+    this.#session = session;
+    this.#backend = new Backend(node, session.runner, session.environment.clock, session.thread);
+    this.filename = filename;
+  }
+
+  /** Bytes. */
+  get length(): number {
+    return this.#backend.length;
+  }
+
+  get readOnly(): boolean {
+    return this.#backend.readOnly;
+  }
+
+  /**
+   * Reads `target.length` bytes, or as many as the number says, from `offset` on.
+   * @returns the buffer: the one given, or a new one
+   * @throws {BlockError} EINVAL beyond the end of the disk, EIO and the like from storage.
+   */
+  async read(offset: number, target: number | Uint8Array, options: RequestOptions = {}): Promise<Uint8Array> {
+    const buffer = typeof target === "number" ? this.#allocate(offset, target) : target;
+    await this.#request({ operation: "read", offset, vector: IoVector.of(buffer) }, options);
+    return buffer;
+  }
+
+  /**
+   * Writes all of `bytes` at `offset`. The buffer must not change until the promise settles.
+   * @throws {BlockError} EINVAL beyond the end of the disk, EROFS, ENOSPC and the like.
+   */
+  async write(offset: number, bytes: Uint8Array, options: WriteOptions = {}): Promise<void> {
+    const flags = { fua: options.fua === true };
+    await this.#request({ operation: "write", offset, vector: IoVector.of(bytes), flags }, options);
+  }
+
+  /** Makes a range read as zeros. */
+  async writeZeroes(offset: number, length: number, options: WriteZeroesOptions = {}): Promise<void> {
+    const flags = { fua: options.fua === true, mayUnmap: options.mayUnmap === true };
+    await this.#request({ operation: "write-zeroes", offset, length, flags }, options);
+  }
+
+  /** Gives the space of a range back where the format can; it reads as zeros or as before. */
+  async discard(offset: number, length: number, options: RequestOptions = {}): Promise<void> {
+    await this.#request({ operation: "discard", offset, length }, options);
+  }
+
+  /** Makes every write that has completed durable. */
+  async flush(options: RequestOptions = {}): Promise<void> {
+    await this.#request({ operation: "flush" }, options);
+  }
+
+  /** The runs of the disk, one after the other, and where each stands in the chain. */
+  async *map(options: MapOptions = {}): AsyncGenerator<MapExtent, void, void> {
+    const { offset = 0, length = Math.max(0, this.length - offset), signal } = options;
+    const end = Math.min(offset + length, this.length);
+    const layers = namedLayers(this.#backend.node, this.filename);
+    let run: MapExtent | undefined;
+    for (let start = offset; start < end; ) {
+      signal?.throwIfAborted();
+      const next: MapExtent = await this.#run(mapExtentAt(layers, start, end - start));
+      const merged: MapExtent | undefined = run === undefined ? next : mergeExtents(run, next);
+      if (merged === undefined) yield run as MapExtent;
+      run = merged ?? next;
+      start += next.length;
+    }
+    if (run !== undefined) yield run;
+  }
+
+  /** What `qemu-img info` tells, with its JSON keys. */
+  async info(): Promise<ImageInfo> {
+    this.#checkOpen();
+    return nodeImageInfo(this.#backend.node, this.filename);
+  }
+
+  /**
+   * Fills the image from its backing chain while the disk is in use, and then drops the chain. Await the job for its
+   * result, or iterate over it for its progress.
+   */
+  stream(options: StreamJobOptions = {}): StreamJob {
+    this.#checkOpen();
+    const id = `stream${this.#jobCount}`;
+    this.#jobCount += 1;
+    const job = new StreamJob(this.#session, this.#backend.node, id, options);
+    this.#hold(job.settled());
+    return job;
+  }
+
+  /** Cancels the disk's jobs, waits for its requests, makes what was written durable, and closes the chain. */
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    try {
+      await this.#session.run(this.#session.jobs.cancelAll());
+      while (this.#pending.size > 0) await Promise.allSettled(this.#pending);
+      this.#backend.close();
+    } finally {
+      await this.#session.close();
+    }
+  }
+
+  #allocate(offset: number, length: number): Uint8Array {
+    const fits = Number.isSafeInteger(length) && length >= 0 && offset + length <= this.length;
+    if (fits) return new Uint8Array(length);
+    throw new BlockError("EINVAL", `read beyond the end of '${this.filename}'`, { operation: "read", offset, length });
+  }
+
+  async #request(request: BlockRequest, { signal }: RequestOptions): Promise<void> {
+    if (signal === undefined) return await this.#run(this.#backend.co(request));
+    signal.throwIfAborted();
+    const { runner } = this.#session;
+    const wake = (): void => runner.wake();
+    signal.addEventListener("abort", wake);
+    try {
+      await this.#run(this.#backend.co(request, () => signal.aborted));
+    } catch (error) {
+      if (signal.aborted && isBlockError(error, "ECANCELED")) throw signal.reason;
+      throw error;
+    } finally {
+      signal.removeEventListener("abort", wake);
+    }
+  }
+
+  #run<T>(co: Co<T>): Promise<T> {
+    this.#checkOpen();
+    const running = this.#session.run(co);
+    this.#hold(running);
+    return running;
+  }
+
+  /** Closing waits for it. */
+  #hold(promise: Promise<unknown>): void {
+    this.#pending.add(promise);
+    const over = (): void => void this.#pending.delete(promise);
+    promise.then(over, over);
+  }
+
+  #checkOpen(): void {
+    if (this.#closed !== undefined) throw new BlockError("ENOMEDIUM", `the disk '${this.filename}' is closed`);
+  }
+}

@@ -1,0 +1,10 @@
+export { combinePath } from "./combine-path.ts";
+export { type CreatedImage, type CreateImageOptions, createImage } from "./create-image.ts";
+export { Disk, type MapOptions, type RequestOptions, type WriteOptions, type WriteZeroesOptions } from "./disk.ts";
+export type { MapExtent } from "./disk-map.ts";
+export { driverRegistry } from "./driver-registry.ts";
+export { type ImageInfo, type ImageInfoOptions, imageChainInfo, imageInfo } from "./image-info.ts";
+export { type OpenDiskOptions, openDisk } from "./open-disk.ts";
+export { Session, type SessionOptions } from "./session.ts";
+export { StreamJob, type StreamJobOptions, type StreamResult } from "./stream-job.ts";
+export type { StreamProgress } from "./stream-progress.ts";

@@ -1,0 +1,36 @@
+/** Opens disks: the way into the library. */
+import { Disk } from "./disk.ts";
+import { openChain } from "./open-image.ts";
+import { Session } from "./session.ts";
+
+export interface OpenDiskOptions {
+  /** The image's format; found out by looking at its first bytes when absent. Give it for images that others can write. */
+  readonly format?: string;
+  /** Default false. */
+  readonly readOnly?: boolean;
+  /**
+   * Folders in which, or below which, images may have backing files. Always allowed is the folder of the image that is
+   * opened, and what lies below it.
+   */
+  readonly allowBacking?: readonly string[];
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Opens an image with its backing chain.
+ * @throws {BlockError} ENOENT, EACCES and the like for files, EACCES for a backing file that is not allowed, EINVAL and
+ *   ENOTSUP for what is no valid image; the signal's reason when it is aborted first.
+ */
+export async function openDisk(filename: string, options: OpenDiskOptions = {}): Promise<Disk> {
+  const { format, readOnly = false, allowBacking = [], signal } = options;
+  signal?.throwIfAborted();
+  const session = new Session({ allowBacking });
+  try {
+    const node = await session.run(openChain(session.graph, { filename, format }, readOnly));
+    signal?.throwIfAborted();
+    return new Disk(session, node, filename);
+  } catch (error) {
+    await session.close();
+    throw error;
+  }
+}
