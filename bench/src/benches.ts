@@ -1,9 +1,17 @@
 /** All benches, in the order in which they run. */
 import type { Bench } from "./bench.ts";
+import { guestIoBench } from "./guest-io.ts";
 import { rangeLockTables } from "./locks.ts";
 import { memoryBench } from "./memory.ts";
 import { microBench } from "./micro.ts";
 import { streamBench } from "./stream.ts";
 import { streamLatencyBench } from "./stream-latency.ts";
 
-export const BENCHES: readonly Bench[] = [streamBench, streamLatencyBench, rangeLockTables, microBench, memoryBench];
+export const BENCHES: readonly Bench[] = [
+  streamBench,
+  streamLatencyBench,
+  guestIoBench,
+  rangeLockTables,
+  microBench,
+  memoryBench,
+];

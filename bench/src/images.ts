@@ -1,22 +1,23 @@
 /** The images that streams begin with. They are made by Spindle itself, so that no bench needs another program. */
+import type { OptionRecord } from "@spindle/block";
 import { createImage } from "spindle";
 import { streamInProcess } from "./stream-process.ts";
 
 /**
- * Makes an empty qcow2 image.
+ * Makes an empty qcow2 image. It names no backing file: whoever opens it says what stands below.
  * @param length bytes
  */
-export async function createOverlay(
-  path: string,
-  length: number,
-  backing?: { readonly file: string; readonly format: string },
-): Promise<void> {
-  const below = backing === undefined ? {} : { backing: { filename: backing.file, format: backing.format } };
-  await createImage(path, { format: "qcow2", size: length, ...below });
+export async function createOverlay(path: string, length: number): Promise<void> {
+  await createImage(path, { format: "qcow2", size: length });
 }
 
 /** Makes a qcow2 image that holds what a raw one does, its data in order. */
 export async function createQcow2From(raw: string, qcow2: string, length: number): Promise<void> {
-  await createOverlay(qcow2, length, { file: raw, format: "raw" });
-  await streamInProcess({ image: qcow2, workers: 0 });
+  await createOverlay(qcow2, length);
+  await streamInProcess({ image: qcow2, backing: imageFile("raw", raw), workers: 0 });
+}
+
+/** The image in a file, as `blockdev-add` takes it. */
+export function imageFile(format: string, filename: string): OptionRecord {
+  return { driver: format, file: { driver: "file", filename } };
 }

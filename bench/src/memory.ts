@@ -4,7 +4,7 @@
  */
 import { KiB, MiB, TiB } from "@spindle/base";
 import { type Bench, type BenchContext, scaled } from "./bench.ts";
-import { createOverlay, createQcow2From } from "./images.ts";
+import { createOverlay, createQcow2From, imageFile } from "./images.ts";
 import { Scratch, writeRandomRanges } from "./scratch.ts";
 import { streamInProcess } from "./stream-process.ts";
 import { cell, type Row, type Table } from "./table.ts";
@@ -35,8 +35,9 @@ export const memoryBench: Bench = {
 async function measure(context: BenchContext, scratch: Scratch, format: string): Promise<Row> {
   context.progress(`  ${format} base`);
   const overlay = scratch.path("overlay.qcow2");
-  await createOverlay(overlay, DISK_BYTES, { file: scratch.path(`base.${format}`), format });
-  const { peakMemory, restMemory, seconds } = await streamInProcess({ image: overlay, workers: WORKERS });
+  const backing = imageFile(format, scratch.path(`base.${format}`));
+  await createOverlay(overlay, DISK_BYTES);
+  const { peakMemory, restMemory, seconds } = await streamInProcess({ image: overlay, backing, workers: WORKERS });
   scratch.remove("overlay.qcow2");
   return {
     label: `${format} base`,

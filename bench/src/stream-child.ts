@@ -7,8 +7,8 @@ import { Session } from "spindle";
 export interface StreamWork {
   /** The file of the qcow2 image to fill. */
   readonly image: string;
-  /** What stands below it, as `blockdev-add` takes it; what the image names when absent. */
-  readonly backing?: OptionRecord;
+  /** What stands below it, as `blockdev-add` takes it. */
+  readonly backing: OptionRecord;
   readonly workers: number;
 }
 
@@ -24,8 +24,7 @@ export interface StreamOutcome {
 const { image, backing, workers } = JSON.parse(process.argv[2] ?? "{}") as StreamWork;
 await using session = new Session();
 const { graph, jobs } = session;
-const below = backing === undefined ? {} : { backing };
-const node = await session.run(graph.open({ driver: "qcow2", file: { driver: "file", filename: image }, ...below }));
+const node = await session.run(graph.open({ driver: "qcow2", file: { driver: "file", filename: image }, backing }));
 const restMemory = memoryNow("VmRSS");
 const begin = performance.now();
 const context = { graph, jobs, createCopier: session.copiers(workers) };

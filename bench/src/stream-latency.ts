@@ -5,7 +5,7 @@
 import { MiB } from "@spindle/base";
 import { peer } from "@spindle/testkit/peers";
 import { type Bench, type BenchContext, inTurn, scaled } from "./bench.ts";
-import { createOverlay } from "./images.ts";
+import { createOverlay, imageFile } from "./images.ts";
 import { Nbdkit } from "./peers/nbdkit.ts";
 import { Scratch, writeRandomFile } from "./scratch.ts";
 import { streamWithQemu } from "./stream.ts";
@@ -32,8 +32,7 @@ export const streamLatencyBench: Bench = {
     const { ours, qemu = [] } = await inTurn<"ours" | "qemu">(rounds, {
       ours: async () => {
         await createOverlay(overlay, length);
-        const file = { driver: "raw", file: { driver: "file", filename: base } };
-        const backing = { driver: "delay", "read-ms": DELAY_MS, file };
+        const backing = { driver: "delay", "read-ms": DELAY_MS, file: imageFile("raw", base) };
         const { seconds } = await streamInProcess({ image: overlay, backing, workers: WORKERS });
         scratch.remove("overlay.qcow2");
         return rate(seconds);

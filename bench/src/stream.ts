@@ -5,7 +5,7 @@
 import { GiB, MiB } from "@spindle/base";
 import { peer } from "@spindle/testkit/peers";
 import { type Bench, type BenchContext, inTurn, scaled } from "./bench.ts";
-import { createOverlay, createQcow2From } from "./images.ts";
+import { createOverlay, createQcow2From, imageFile } from "./images.ts";
 import { copyFileWith } from "./peers/copy-file.ts";
 import { QemuStorageDaemon } from "./peers/qemu-storage-daemon.ts";
 import { Scratch, writeRandomFile } from "./scratch.ts";
@@ -35,7 +35,7 @@ export const streamBench: Bench = {
 
 async function measureFormat(context: BenchContext, scratch: Scratch, format: string, length: number): Promise<Row> {
   const rounds = scaled(context, { full: 7, quick: 3, shape: 1 });
-  const base = scratch.path(`base.${format}`);
+  const below = imageFile(format, scratch.path(`base.${format}`));
   const overlay = scratch.path("overlay.qcow2");
   const rate = (seconds: number): number => length / 1e6 / seconds;
   const whole: number[] = [];
@@ -44,8 +44,8 @@ async function measureFormat(context: BenchContext, scratch: Scratch, format: st
   context.progress(`  ${format} base, ${rounds} rounds`);
   const samples = await inTurn<"ours" | "qemu" | "copy">(rounds, {
     ours: async () => {
-      await createOverlay(overlay, length, { file: base, format });
-      const { seconds, wallSeconds } = await streamInProcess({ image: overlay, workers: WORKERS });
+      await createOverlay(overlay, length);
+      const { seconds, wallSeconds } = await streamInProcess({ image: overlay, backing: below, workers: WORKERS });
       scratch.remove("overlay.qcow2");
       whole.push(rate(wallSeconds));
       return rate(seconds);
@@ -53,11 +53,7 @@ async function measureFormat(context: BenchContext, scratch: Scratch, format: st
     ...(daemon && {
       qemu: async () => {
         await createOverlay(overlay, length);
-        const seconds = await streamWithQemu(
-          daemon,
-          { driver: format, file: { driver: "file", filename: base } },
-          overlay,
-        );
+        const seconds = await streamWithQemu(daemon, below, overlay);
         scratch.remove("overlay.qcow2");
         return rate(seconds);
       },

@@ -34,14 +34,14 @@ export class PortServer {
   #serving = 0;
 
   /**
-   * @param node a writable node, or one whose tracker was made all the same
-   * @param tracker the handle of the node's tracker
+   * @param node a writable node: its tracker is shared with the ports
    * @param thread the owner's thread
    */
-  constructor(node: BlockNode, tracker: RangeLockHandle, thread: Thread, runner: Spawner) {
+  constructor(node: BlockNode, thread: Thread, runner: Spawner) {
     assert(node.mappingCache === null, "a node has one port server");
+    assert(node.tracker !== null, "ports share the node's tracker");
     this.#node = node;
-    this.#tracker = tracker;
+    this.#tracker = node.tracker.handle;
     this.#thread = thread;
     this.#runner = runner;
     const unit = node.trackingUnit > 1 ? node.trackingUnit : PLAIN_UNIT;

@@ -63,7 +63,7 @@ export class HostBackingPolicy implements BackingPolicy {
       () => fs.statSync(path, { bigint: true }),
       (done) => fs.stat(path, { bigint: true }, done),
     );
-    if (path === filename && true) return;
+    if (path === filename && identity === fileIdentity(stat)) return;
     throw new BlockError("EACCES", `the file '${filename}' was replaced while it was being opened`, { path: filename });
   }
 }

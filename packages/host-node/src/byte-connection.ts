@@ -70,7 +70,11 @@ class StreamConnection implements ByteConnection {
   close(): void {
     if (this.#over) return;
     this.#end();
-    if (this.#output === process.stdout) return;
+    if (this.#output === process.stdout) {
+      // Standard output is the process's own and stays; an open standard input would keep the process alive.
+      this.#input.destroy();
+      return;
+    }
     const linger = setTimeout(() => this.#output.destroy(), LINGER_MS).unref();
     this.#output.end(() => {
       clearTimeout(linger);

@@ -15,7 +15,7 @@ import {
   zeroExtent,
 } from "@spindle/block";
 import { descriptorIo } from "./file-transfer.ts";
-import { hostOperation, linuxOperation } from "./host-operation.ts";
+import { type Attempt, hostOperation, hostSync, linuxOperation } from "./host-operation.ts";
 import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, linuxCalls } from "./linux-calls.ts";
 import { describeFile, type OpenedFile, openFile } from "./open-file.ts";
 
@@ -58,7 +58,10 @@ class FileDriver implements BlockDriver {
   /** Asks the file: data movers on other threads make it longer too. */
   length(): number {
     if (this.#fixedLength !== undefined) return this.#fixedLength;
-    return linuxCalls()?.seekEnd(this.fileDescriptor) ?? fs.fstatSync(this.fileDescriptor).size;
+    const fd = this.fileDescriptor;
+    return hostSync(this.#attempt("tell the length of", "length"), () => {
+      return linuxCalls()?.seekEnd(fd) ?? fs.fstatSync(fd).size;
+    });
   }
 
   read(offset: number, vector: IoVector): Co<void> {
@@ -93,7 +96,7 @@ class FileDriver implements BlockDriver {
     const fd = this.fileDescriptor;
     try {
       yield* hostOperation<void>(
-        { message: `Could not flush '${this.#options.filename}'`, operation: "flush" },
+        this.#attempt("flush", "flush"),
         () => fs.fdatasyncSync(fd),
         (done) => fs.fdatasync(fd, done),
       );
@@ -114,7 +117,7 @@ class FileDriver implements BlockDriver {
       hostOffset: offset,
     };
     if (calls === null) return whole;
-    const failed = { message: `Could not find the holes of '${this.#options.filename}'`, operation: "blockStatus" };
+    const failed = this.#attempt("find the holes of", "blockStatus");
     const fd = this.fileDescriptor;
     const data = yield* linuxOperation(failed, calls.seekData, fd, offset);
     if (data === undefined || data > offset) return zeroExtent(Math.min(length, (data ?? offset + length) - offset));
@@ -125,10 +128,10 @@ class FileDriver implements BlockDriver {
 
   *truncate(length: number): Co<void> {
     const fd = this.fileDescriptor;
-    const message = `Could not resize '${this.#options.filename}'`;
-    if (this.#isBlockDevice) throw new BlockError("ENOTSUP", `${message}: a block device has a fixed length`);
+    const attempt = this.#attempt("resize", "truncate");
+    if (this.#isBlockDevice) throw new BlockError("ENOTSUP", `${attempt.message}: a block device has a fixed length`);
     yield* hostOperation<void>(
-      { message, operation: "truncate" },
+      attempt,
       () => fs.ftruncateSync(fd, length),
       (done) => fs.ftruncate(fd, length, done),
     );
@@ -139,12 +142,13 @@ class FileDriver implements BlockDriver {
     try {
       yield* this.flush();
     } finally {
-      fs.closeSync(this.fileDescriptor);
+      hostSync(this.#attempt("close", "close"), () => fs.closeSync(this.fileDescriptor));
     }
   }
 
   information(): ImageInformation {
-    return { "actual-size": fs.fstatSync(this.fileDescriptor).blocks * 512 };
+    const stat = hostSync(this.#attempt("look at", "information"), () => fs.fstatSync(this.fileDescriptor));
+    return { "actual-size": stat.blocks * 512 };
   }
 
   /** The other thread uses this descriptor and leaves closing it to this driver. */
@@ -162,7 +166,7 @@ class FileDriver implements BlockDriver {
   *#allocate(mode: number, offset: number, length: number): Co<boolean> {
     const calls = linuxCalls();
     if (calls === null || this.#refused.has(mode)) return false;
-    const failed = { message: `Could not change the space of '${this.#options.filename}'`, operation: "fallocate" };
+    const failed = this.#attempt("change the space of", "fallocate");
     try {
       yield* linuxOperation(failed, calls.fallocate, this.fileDescriptor, mode, offset, length);
       return true;
@@ -172,6 +176,10 @@ class FileDriver implements BlockDriver {
       if (error.code === "ENOTSUP") this.#refused.add(mode);
       return false;
     }
+  }
+
+  #attempt(verb: string, operation: string): Attempt {
+    return { message: `Could not ${verb} '${this.#options.filename}'`, operation };
   }
 
   *#writeZeroBytes(offset: number, length: number): Co<void> {

@@ -3,27 +3,36 @@ import { type Co, perform } from "@spindle/base";
 import { hostError } from "./host-errors.ts";
 import type { CallDone, HostCall } from "./linux-calls.ts";
 
+/** What is being done, for an error's message and context. */
+export interface Attempt {
+  /** What could not be done, without the reason, such as `Could not open 'disk.img'`. */
+  readonly message: string;
+  readonly operation: string;
+  readonly path?: string;
+}
+
 /**
- * Performs one call.
- * @param failed the words for an error, without the reason
- * @throws {BlockError} when the call fails.
+ * Makes one short call that needs no suspension.
+ * @throws {BlockError} when it fails.
  */
-export function hostOperation<T>(
-  failed: { readonly message: string; readonly operation: string; readonly path?: string },
-  sync: () => T,
-  start: (done: CallDone<T>) => void,
-): Co<T> {
-  const { message, ...context } = failed;
+export function hostSync<T>({ message, ...context }: Attempt, call: () => T): T {
+  try {
+    return call();
+  } catch (error) {
+    throw hostError(error, message, context);
+  }
+}
+
+/**
+ * Makes one call that may take long.
+ * @throws {BlockError} when it fails.
+ */
+export function hostOperation<T>(attempt: Attempt, sync: () => T, start: (done: CallDone<T>) => void): Co<T> {
   return perform<T>({
     kind: "operation",
-    perform() {
-      try {
-        return sync();
-      } catch (error) {
-        throw hostError(error, message, context);
-      }
-    },
+    perform: () => hostSync(attempt, sync),
     start(settle) {
+      const { message, ...context } = attempt;
       start((error, value) => {
         if (error === null || error === undefined) settle(undefined, value);
         else settle(hostError(error, message, context));
@@ -34,12 +43,12 @@ export function hostOperation<T>(
 
 /** The same for a call through koffi. */
 export function linuxOperation<Parameters extends readonly unknown[], T>(
-  failed: { readonly message: string; readonly operation: string },
+  attempt: Attempt,
   call: HostCall<Parameters, T>,
   ...parameters: Parameters
 ): Co<T> {
   return hostOperation<T>(
-    failed,
+    attempt,
     () => call.sync(...parameters),
     (done) => call.start(done, ...parameters),
   );

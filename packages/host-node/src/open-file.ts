@@ -4,7 +4,7 @@
  */
 import * as fs from "node:fs";
 import { BlockError, type Co } from "@spindle/base";
-import { hostOperation } from "./host-operation.ts";
+import { hostOperation, hostSync } from "./host-operation.ts";
 import { linuxCalls } from "./linux-calls.ts";
 
 export interface OpenedFile {
@@ -47,7 +47,8 @@ export function* openFile(filename: string, readOnly: boolean): Co<OpenedFile> {
 
 /** What a descriptor that is already open refers to. */
 export function describeFile(fd: number, filename: string): OpenedFile {
-  const stat = fs.fstatSync(fd, { bigint: true });
+  const failed = { message: `Could not open '${filename}'`, operation: "open", path: filename };
+  const stat = hostSync(failed, () => fs.fstatSync(fd, { bigint: true }));
   refuseUnfit(stat, filename);
   const isBlockDevice = stat.isBlockDevice();
   const length = isBlockDevice ? deviceLength(fd, stat.rdev, filename) : Number(stat.size);
@@ -95,14 +96,11 @@ function refuseUnfit(stat: fs.BigIntStats, filename: string): void {
 
 function deviceLength(fd: number, rdev: bigint, filename: string): number {
   const calls = linuxCalls();
-  if (calls !== null) return calls.seekEnd(fd);
+  const failed = { message: `Could not tell the size of '${filename}'`, operation: "open", path: filename };
+  if (calls !== null) return hostSync(failed, () => calls.seekEnd(fd));
   // The numbers of a device as the C library's macros major() and minor() take them out of dev_t.
   const major = ((rdev >> 8n) & 0xfffn) | ((rdev >> 32n) & ~0xfffn);
   const minor = (rdev & 0xffn) | ((rdev >> 12n) & ~0xffn);
-  try {
-    const sectors = fs.readFileSync(`/sys/dev/block/${major}:${minor}/size`, "latin1");
-    return Number.parseInt(sectors, 10) * 512;
-  } catch (error) {
-    throw new BlockError("EIO", `Could not tell the size of '${filename}'`, { path: filename }, error);
-  }
+  const sectors = hostSync(failed, () => fs.readFileSync(`/sys/dev/block/${major}:${minor}/size`, "latin1"));
+  return Number.parseInt(sectors, 10) * 512;
 }

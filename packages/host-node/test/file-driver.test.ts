@@ -102,6 +102,13 @@ describe.each(Object.entries(runners))("file driver, %s", (_kind, runner) => {
     expect(await refusal({})).toMatchObject({ code: "EINVAL" });
   });
 
+  it("refuses a descriptor that is no storage", async () => {
+    const fd = fs.openSync(folder, "r");
+    expect(await refusal({ filename: "shared", fd }, true)).toMatchObject({ code: "EISDIR" });
+    fs.closeSync(fd);
+    expect(await refusal({ filename: "shared", fd: 99_999 }, true)).toMatchObject({ code: "EIO" });
+  });
+
   it("refuses a FIFO without waiting for its other end", async () => {
     const path = freshPath(folder);
     const { execFileSync } = await import("node:child_process");

@@ -1,3 +1,5 @@
 export type { Version } from "./command.ts";
 export type { Connection, Session } from "./connection.ts";
+export { dictionaryOrder } from "./dictionary-order.ts";
+export { writeJson } from "./json-writer.ts";
 export { Monitor, type MonitorOptions, type WallClock } from "./monitor.ts";

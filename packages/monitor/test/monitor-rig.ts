@@ -1,5 +1,5 @@
 /** A monitor over a graph in memory on one blocking thread, with clients that remember what they were sent. */
-import { type Clock, SeededRandom, SyncRunner } from "@spindle/base";
+import { type Clock, type Co, SeededRandom, SyncRunner } from "@spindle/base";
 import { copyOnReadFilter, DriverRegistry, Graph } from "@spindle/block";
 import { JobRegistry, LocalCopier } from "@spindle/jobs";
 import { RangeLock, type Thread, ThreadTable } from "@spindle/shared-memory";
@@ -12,6 +12,9 @@ const clock: Clock = { now: () => performance.now() };
 /** Bytes of the disks that {@link MonitorRig.addChain} makes. */
 export const DISK_BYTES: number = 8 * 1024 * 1024;
 
+/** Data everywhere: no cluster is left out by a copy. */
+const BASE: Uint8Array = new Uint8Array(DISK_BYTES).fill(0x5a);
+
 export class MonitorRig {
   readonly trouble: Trouble = { error: undefined };
   readonly files: MemoryFiles = new MemoryFiles("file");
@@ -21,6 +24,7 @@ export class MonitorRig {
   /** How often the monitor has said that the program shall end. */
   quits = 0;
   readonly #thread: Thread = new ThreadTable(ThreadTable.create()).attach();
+  #answering = 0;
   readonly #runner: SyncRunner = new SyncRunner(clock, this.#thread);
 
   constructor(options: Partial<MonitorOptions> = {}) {
@@ -42,7 +46,7 @@ export class MonitorRig {
       *createCopier(copierOptions) {
         return new LocalCopier(copierOptions);
       },
-      runner: this.#runner,
+      runner: { spawn: (co, settled) => this.#spawnCommand(co, settled) },
       clock,
       wallClock: { nowMicroseconds: () => 1_700_000_000_123_456 },
       version: { major: 7, minor: 2, micro: 22, package: "" },
@@ -51,8 +55,7 @@ export class MonitorRig {
       },
       ...options,
     });
-    const random = new SeededRandom(7);
-    this.files.put("base", Uint8Array.from({ length: DISK_BYTES }, () => random.below(256)));
+    this.files.put("base", BASE);
     this.files.put("top", 0);
   }
 
@@ -79,9 +82,9 @@ export class MonitorRig {
     client.take();
   }
 
-  /** Lets everything happen that can happen without time passing. */
+  /** Lets the monitor answer everything that it has been asked. */
   settle(): void {
-    this.#runner.poll();
+    this.until(() => this.#answering === 0);
   }
 
   /** Lets time pass until something is true. */
@@ -89,16 +92,13 @@ export class MonitorRig {
     this.#runner.runUntil(ready);
   }
 
-  /** Lets real time pass. */
-  pass(durationMs: number): void {
-    const end = clock.now() + durationMs;
-    this.#runner.spawn(waitUntil(end), () => {});
-    this.until(() => clock.now() >= end);
+  #spawnCommand<T>(co: Co<T>, settled: (error: unknown, value?: T) => void): void {
+    this.#answering += 1;
+    this.#runner.spawn(co, (error, value?: T) => {
+      this.#answering -= 1;
+      settled(error, value);
+    });
   }
-}
-
-function* waitUntil(deadlineMs: number): Generator<{ kind: "condition"; ready(): boolean; deadlineMs: number }, void> {
-  yield { kind: "condition", ready: () => clock.now() >= deadlineMs, deadlineMs };
 }
 
 function unused(): never {
@@ -130,7 +130,7 @@ export class Client {
     });
   }
 
-  /** Sends text, or a value as JSON, and lets the monitor answer as far as it can without time passing. */
+  /** Sends text, or a value as JSON, and lets the monitor answer. */
   say(message: string | object): this {
     return this.sayBytes(Buffer.from(typeof message === "string" ? message : JSON.stringify(message)));
   }

@@ -39,7 +39,7 @@ describe("the negotiation", () => {
   it("greets, refuses everything until the capabilities are negotiated, and negotiates once", () => {
     const client = new MonitorRig().qmp({ negotiate: false });
     expect(client.take()).toBe(GREETING);
-    client.say('{"execute": "query-version"} {"execute": "nonsense", "id": 1} {"execute": 5} 7');
+    client.say('{"execute": "query-version"} {"execute": "nonsense", "id": 1} {"execute": 5} 7 ');
     const expecting = "Expecting capabilities negotiation with 'qmp_capabilities'";
     expect(client.lines()).toEqual([
       failure(expecting, "CommandNotFound"),

@@ -50,6 +50,8 @@ export interface RangeLockStatistics {
 }
 
 export class RangeLock {
+  /** For other threads. */
+  readonly handle: RangeLockHandle;
   readonly #thread: Thread;
   readonly #table: SlotTable;
   readonly #mutex: Mutex;
@@ -63,6 +65,7 @@ export class RangeLock {
 
   /** @param thread the calling thread; all users of one lock are attached to the same thread table */
   constructor(handle: RangeLockHandle, thread: Thread) {
+    this.handle = handle;
     this.#thread = thread;
     this.#table = new SlotTable(handle.memory, handle.slots);
     this.#mutex = new Mutex(this.#table.words, MUTEX_WORD, thread.index);

@@ -1,11 +1,10 @@
-import { execFileSync } from "node:child_process";
 import { readFileSync, truncateSync } from "node:fs";
 import type { Worker } from "node:worker_threads";
 import { SeededRandom } from "@spindle/base";
 import { IoVector } from "@spindle/block";
 import { peer } from "@spindle/testkit/peers";
 import { afterEach, describe, expect, it } from "vitest";
-import { MIB, PoolWorld, patchy, sameBytes, soon } from "./pool-world.ts";
+import { MIB, PoolWorld, patchy, runProgram, sameBytes, soon } from "./pool-world.ts";
 
 const qemuImg = peer("qemu-img");
 const SUCCESS = ["created", "running", "waiting", "pending", "BLOCK_JOB_COMPLETED", "concluded", "null"];
@@ -60,7 +59,7 @@ describe("streaming with copy workers", () => {
     expect(readFileSync(world.path("top.qcow2")).length).toBeLessThan(content.length * 0.95);
     if (qemuImg === undefined) return;
     world.check(qemuImg, "top.qcow2");
-    execFileSync(qemuImg, ["compare", "-q", world.path("top.qcow2"), world.path("base.raw")]);
+    runProgram(qemuImg, ["compare", "-q", world.path("top.qcow2"), world.path("base.raw")]);
   });
 
   it("keeps what a guest writes, zeroes and discards meanwhile", async () => {
@@ -125,7 +124,7 @@ describe("streaming with copy workers", () => {
     const content = patchy(5, size, 0.7);
     world.writeRaw("plain.raw", content);
     const arguments_ = ["convert", "-q", "-c", "-O", "qcow2", "-f", "raw"];
-    execFileSync(qemuImg as string, [...arguments_, world.path("plain.raw"), world.path("base.qcow2")]);
+    runProgram(qemuImg as string, [...arguments_, world.path("plain.raw"), world.path("base.qcow2")]);
     await world.createQcow2("top.qcow2", size, { filename: "base.qcow2", format: "qcow2" });
     const top = await world.openImage("top.qcow2", "qcow2");
     const job = await world.streamOnWorkers(top);

@@ -110,7 +110,7 @@ describe("crash states", () => {
     const disk = new ObservedDisk(driver, new DurabilityModel(3 * SECTOR_SIZE, timeline));
     runner.run(disk.write(0, new Uint8Array(3 * SECTOR_SIZE).fill(1)));
     runner.run(disk.flush());
-    const flushed = timeline.now;
+    const flushed = driver.log.entries.at(-1)?.completed ?? 0;
     runner.run(disk.write(0, new Uint8Array(3 * SECTOR_SIZE).fill(2)));
     const found = new Set<string>();
     for (const { image, time } of crashStates(driver.log, new SeededRandom(4), 1000)) {

@@ -40,7 +40,7 @@ describe("simulated runner", () => {
   it("lets a coroutine whose condition became true go before others that could go on", () => {
     const orders = new Set<string>();
     for (let seed = 1; seed <= 200; seed++) {
-      const runner = new SimulatedRunner(seed);
+      const runner = new SimulatedRunner(seed, { stallChance: 0 });
       let open = false;
       let order = "";
       const waiter = function* (): Co<void> {
@@ -58,6 +58,21 @@ describe("simulated runner", () => {
     }
     expect(orders).toContain("awb");
     expect(orders).toContain("abw");
+  });
+
+  it("lets a write take effect after one that was issued later", () => {
+    const last = new Set<number | undefined>();
+    for (let seed = 1; seed <= 100; seed++) {
+      const runner = new SimulatedRunner(seed, { stallChance: 0, latencyMs: [1, 2] });
+      const driver = new MemoryDriver(1);
+      const writer = function* (delayMs: number): Co<void> {
+        yield* sleep(runner.clock, delayMs);
+        yield* driver.write(0, IoVector.of(Uint8Array.of(delayMs * 10)));
+      };
+      runner.runAll([writer(0.1), writer(0.2)]);
+      last.add(driver.content.toBytes()[0]);
+    }
+    expect([...last].sort()).toEqual([1, 2]);
   });
 
   it("lets virtual time pass only when nobody can go on", () => {

@@ -18,7 +18,7 @@ export const VIRTIO_CONFIG_S_DRIVER = 2;
 export const VIRTIO_CONFIG_S_DRIVER_OK = 4;
 export const VIRTIO_CONFIG_S_FEATURES_OK = 8;
 export const VIRTIO_CONFIG_S_NEEDS_RESET = 64;
-export const VIRTIO_CONFIG_S_FAILED = 128;
+const VIRTIO_CONFIG_S_FAILED = 128;
 
 /** What a driver may set; the device alone sets NEEDS_RESET. */
 const DRIVER_STATUS_BITS =
@@ -29,8 +29,8 @@ const DRIVER_STATUS_BITS =
   VIRTIO_CONFIG_S_FAILED;
 
 /** Bits of the interrupt status (virtio 1.2 §4.2.2). */
-export const VIRTIO_MMIO_INT_VRING = 1;
-export const VIRTIO_MMIO_INT_CONFIG = 2;
+const VIRTIO_MMIO_INT_VRING = 1;
+const VIRTIO_MMIO_INT_CONFIG = 2;
 
 const STATUS = 0;
 const INTERRUPT_STATUS = 1;

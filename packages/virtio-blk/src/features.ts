@@ -6,18 +6,18 @@ export interface FeatureBits {
   readonly high: number;
 }
 
-export const VIRTIO_BLK_F_SEG_MAX: number = 2 ** 2;
-export const VIRTIO_BLK_F_RO: number = 2 ** 5;
-export const VIRTIO_BLK_F_BLK_SIZE: number = 2 ** 6;
+const VIRTIO_BLK_F_SEG_MAX = 2 ** 2;
+const VIRTIO_BLK_F_RO = 2 ** 5;
+const VIRTIO_BLK_F_BLK_SIZE = 2 ** 6;
 export const VIRTIO_BLK_F_FLUSH: number = 2 ** 9;
-export const VIRTIO_BLK_F_TOPOLOGY: number = 2 ** 10;
-export const VIRTIO_BLK_F_MQ: number = 2 ** 12;
+const VIRTIO_BLK_F_TOPOLOGY = 2 ** 10;
+const VIRTIO_BLK_F_MQ = 2 ** 12;
 export const VIRTIO_BLK_F_DISCARD: number = 2 ** 13;
 export const VIRTIO_BLK_F_WRITE_ZEROES: number = 2 ** 14;
 export const VIRTIO_F_INDIRECT_DESC: number = 2 ** 28;
 export const VIRTIO_F_EVENT_IDX: number = 2 ** 29;
 /** In the high word: bit 32. */
-export const VIRTIO_F_VERSION_1_HIGH = 1;
+const VIRTIO_F_VERSION_1_HIGH = 1;
 
 /** What a device with these properties offers. */
 export function offeredFeatures(device: { readonly readOnly: boolean; readonly queueCount: number }): FeatureBits {

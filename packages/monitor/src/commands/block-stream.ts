@@ -18,6 +18,8 @@ export const blockStream: Command = command(
     "filter-node-name": "string?",
     "auto-finalize": "boolean?",
     "auto-dismiss": "boolean?",
+    // Ours: the longest copy, in bytes.
+    "x-chunk": "integer?",
   },
   function* (context, values): Co<void> {
     const { device, base, bottom, speed } = values;
@@ -32,6 +34,7 @@ export const blockStream: Command = command(
       filterNodeName: values["filter-node-name"],
       autoFinalize: values["auto-finalize"],
       autoDismiss: values["auto-dismiss"],
+      chunk: values["x-chunk"],
     });
     // A node is no device, after which the job would be named.
     yield* startStream(context, { jobId: values["job-id"] ?? "", node, device, ...rest });

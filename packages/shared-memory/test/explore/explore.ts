@@ -1,7 +1,7 @@
 /** Depth-first search through everything that can happen; a state is entered once. */
 import type { Program } from "./program.ts";
 import { Violation } from "./specification.ts";
-import { type Build, type Choice, World } from "./world.ts";
+import { type Build, type Choice, type Saved, World } from "./world.ts";
 
 export interface Outcome {
   readonly states: number;
@@ -16,12 +16,12 @@ export class Limit extends Error {}
 export function explore(build: Build, program: Program, limit: number = Number.POSITIVE_INFINITY): Outcome {
   const seen = new Set<number>();
   const path: Choice[] = [];
-  const open: { readonly choices: Choice[]; next: number }[] = [];
+  const open: { readonly choices: Choice[]; next: number; readonly saved: Saved }[] = [];
   let world: World | undefined;
   let steps = 0;
   try {
     world = new World(build, program);
-    open.push({ choices: world.choices(), next: 0 });
+    open.push({ choices: world.choices(), next: 0, saved: world.save() });
     for (let frame = open.at(-1); frame !== undefined; frame = open.at(-1)) {
       const choice = frame.choices[frame.next++];
       if (choice === undefined) {
@@ -30,7 +30,7 @@ export function explore(build: Build, program: Program, limit: number = Number.P
         world = undefined;
         continue;
       }
-      world ??= replay(build, program, path);
+      world ??= World.replayed(build, program, path, frame.saved);
       path.push(choice);
       world.apply(choice);
       steps += 1;
@@ -44,19 +44,13 @@ export function explore(build: Build, program: Program, limit: number = Number.P
       if (seen.size > limit) throw new Limit(`more than ${limit} states: ${program.name}`);
       const choices = world.choices();
       if (choices.length === 0) world.checkEnd();
-      open.push({ choices, next: 0 });
+      open.push({ choices, next: 0, saved: world.save() });
     }
   } catch (error) {
     if (!(error instanceof Violation)) throw error;
     return { states: seen.size, steps, violation: `${program.name}: ${error.message}\n${trace(build, program, path)}` };
   }
   return { states: seen.size, steps, violation: undefined };
-}
-
-function replay(build: Build, program: Program, path: readonly Choice[]): World {
-  const world = new World(build, program);
-  for (const choice of path) world.apply(choice);
-  return world;
 }
 
 function trace(build: Build, program: Program, path: readonly Choice[]): string {

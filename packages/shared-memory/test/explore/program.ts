@@ -3,7 +3,13 @@ import { LockKind } from "../../src/index.ts";
 
 export type Action =
   /** Takes a range, waits for it, and gives it back. With `cancelable` the wait may be canceled at any moment. */
-  | { readonly do: "use"; readonly kind: LockKind; readonly start: number; readonly end: number; readonly cancelable?: true }
+  | {
+      readonly do: "use";
+      readonly kind: LockKind;
+      readonly start: number;
+      readonly end: number;
+      readonly cancelable?: true;
+    }
   /** Takes a range only if that needs no waiting, and gives it back. */
   | { readonly do: "try"; readonly kind: LockKind; readonly start: number; readonly end: number }
   /** Takes a range and keeps it until `drop`. */
@@ -38,13 +44,20 @@ export function describeAction(action: Action): string {
   return `${action.do} ${range}`;
 }
 
-export function named(threads: readonly (readonly Action[])[], options: Omit<Program, "name" | "threads"> = {}): Program {
+export function named(
+  threads: readonly (readonly Action[])[],
+  options: Omit<Program, "name" | "threads"> = {},
+): Program {
   const name = threads.map((actions) => actions.map(describeAction).join(" ")).join(" | ");
   return { name, threads, ...options };
 }
 
 /** Every program of two threads with `length` uses each, up to exchanging the threads. */
-export function* pairs(uses: readonly Action[], length: number, options: Omit<Program, "name" | "threads"> = {}): Generator<Program> {
+export function* pairs(
+  uses: readonly Action[],
+  length: number,
+  options: Omit<Program, "name" | "threads"> = {},
+): Generator<Program> {
   const sequences: Action[][] = [[]];
   for (let step = 0; step < length; step++) {
     for (const sequence of sequences.splice(0)) for (const action of uses) sequences.push([...sequence, action]);

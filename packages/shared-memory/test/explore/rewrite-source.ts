@@ -1,7 +1,8 @@
 /**
  * Turns the production source of the lock into generators that stop before every operation that other threads can see.
  * What is explored is the source itself, not a model of it: types are stripped, every `Atomics.x(...)` becomes
- * `(yield ["x", ...])`, every function that contains one becomes a generator, and its calls become `yield* call(...)`.
+ * `(yield ["x", ...])`, every function that contains one becomes a generator, and calls of it become `(yield f(...))`:
+ * whoever drives the code runs the inner generator and hands its result back.
  */
 import { readFileSync } from "node:fs";
 import { stripTypeScriptTypes } from "node:module";
@@ -29,7 +30,8 @@ export function intoSteps(text: string, steps: Readonly<Record<string, string>>)
   const conditions: string[] = [];
   // What a runner asks for readiness is looked at in one step: these lines stay as they are.
   let code = text.replace(/^.*kind: "condition".*$/gm, (line) => `/*condition ${conditions.push(line) - 1}*/`);
-  for (const [call, name] of Object.entries(steps)) code = replaceCalls(code, call, (args) => `(yield ["${name}", ${args}])`);
+  for (const [call, name] of Object.entries(steps))
+    code = replaceCalls(code, call, (args) => `(yield ["${name}", ${args}])`);
   const functions = findFunctions(code);
   const stopping = functionsThatStop(functions);
   code = replaceCalls(code, /(?<!\w)Atomics\.(\w+)\(/g, (args, match) => `(yield ["${match[1]}", ${args}])`);
@@ -39,15 +41,21 @@ export function intoSteps(text: string, steps: Readonly<Record<string, string>>)
   code = code.replace(/^function (\w+)\(/gm, (line, name) => (stopping.has(name) ? `function* ${name}(` : line));
   code = code.replace(/yield\* this\./g, "this.");
   code = replaceCalls(code, /(?<![\w.#])((?:this|[a-z]\w*)(?:\.#?\w+)*\.)(#?\w+)\(/g, (args, match) =>
-    stopping.has(match[2] as string) ? `(yield* call(${match[0]}${args})))` : undefined,
+    stopping.has(match[2] as string) ? `(yield ${match[0]}${args}))` : undefined,
   );
   // Nothing is carried from one round of these loops to the next: what was seen before the round no longer counts.
-  code = code.replace(/for \(;;\) \{/g, "for (;;) { fresh();").replace(/while \(!\(yield/g, "while (fresh() && !(yield");
+  code = code
+    .replace(/for \(;;\) \{/g, "for (;;) { fresh();")
+    .replace(/while \(!\(yield/g, "while (fresh() && !(yield");
   return code.replace(/\/\*condition (\d+)\*\//g, (_, index) => conditions[Number(index)] as string);
 }
 
 /** Runs a text of classes and functions and gives what `names` name. */
-export function evaluate(code: string, names: readonly string[], globals: Readonly<Record<string, unknown>>): Record<string, unknown> {
+export function evaluate(
+  code: string,
+  names: readonly string[],
+  globals: Readonly<Record<string, unknown>>,
+): Record<string, unknown> {
   const make = new Function(...Object.keys(globals), `"use strict";${code}\nreturn { ${names.join(", ")} };`);
   return make(...Object.values(globals)) as Record<string, unknown>;
 }
@@ -100,7 +108,8 @@ function replaceCalls(
   pattern: RegExp | string,
   replacement: (args: string, match: RegExpExecArray) => string | undefined,
 ): string {
-  const regular = typeof pattern === "string" ? new RegExp(pattern.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"), "g") : pattern;
+  const regular =
+    typeof pattern === "string" ? new RegExp(pattern.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"), "g") : pattern;
   let result = code;
   regular.lastIndex = 0;
   for (let match = regular.exec(result); match !== null; match = regular.exec(result)) {
@@ -117,8 +126,7 @@ function replaceCalls(
 
 /** Behind what a replacement put before the arguments. */
 function skipped(text: string): number {
-  const opening = "(yield* call(";
-  return text.startsWith(opening) ? text.indexOf("(", opening.length) + 1 : text.indexOf("[") + 1;
+  return text.startsWith("(yield [") ? text.indexOf("[") + 1 : text.indexOf("(", 1) + 1;
 }
 
 function closing(code: string, open: number, left: string, right: string): number {

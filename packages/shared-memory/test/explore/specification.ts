@@ -35,7 +35,8 @@ export function mayNotMeet(one: Range, other: Range): boolean {
 }
 
 export class Specification {
-  #before: SlotView[] = [];
+  /** The slots after the step before. */
+  before: SlotView[] = [];
   readonly #bypassLimit: number;
 
   constructor(bypassLimit: number) {
@@ -44,13 +45,13 @@ export class Specification {
 
   /** How often each waiting copy was overtaken: part of the state. */
   get overtaken(): number[] {
-    return this.#before.map(({ overtaken }) => overtaken);
+    return this.before.map(({ overtaken }) => overtaken);
   }
 
   /** @param now the slots after a step @param quiet nobody is in the middle of anything that could grant */
   step(now: SlotView[], quiet: boolean): void {
     for (const slot of now) {
-      const before = this.#before[slot.slot];
+      const before = this.before[slot.slot];
       slot.overtaken = before?.overtaken ?? 0;
       if (before?.state === slot.state) continue;
       const fresh = before === undefined || before.phase === 0;
@@ -59,7 +60,7 @@ export class Specification {
       if (fresh && slot.phase !== 0 && slot.kind !== COPY) this.#overtakes(slot, now);
     }
     if (quiet) for (const slot of now) if (slot.phase === 1) this.#hasReason(slot, now);
-    this.#before = now;
+    this.before = now;
   }
 
   #granted(slot: SlotView, all: readonly SlotView[], fresh: boolean): void {
@@ -74,7 +75,7 @@ export class Specification {
   #overtakes(guest: SlotView, all: readonly SlotView[]): void {
     for (const copy of all) {
       if (copy.phase === 1 && copy.kind === COPY && copy.ticket < guest.ticket && mayNotMeet(copy, guest))
-        copy.overtaken = (this.#before[copy.slot]?.overtaken ?? 0) + 1;
+        copy.overtaken = (this.before[copy.slot]?.overtaken ?? 0) + 1;
     }
   }
 
@@ -96,7 +97,7 @@ export class Specification {
   }
 
   #givesWay(slot: SlotView): boolean {
-    return slot.kind === COPY && (this.#before[slot.slot]?.overtaken ?? slot.overtaken) < this.#bypassLimit;
+    return slot.kind === COPY && (this.before[slot.slot]?.overtaken ?? slot.overtaken) < this.#bypassLimit;
   }
 }
 

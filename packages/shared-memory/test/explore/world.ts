@@ -3,8 +3,8 @@
  * is canceled, or dies. After every step the specification looks at the slots.
  */
 import { AssertionError, assert, BlockError } from "@spindle/base";
-import { evaluate, type Edit, intoSteps, readSource } from "./rewrite-source.ts";
 import type { Action, Program } from "./program.ts";
+import { type Edit, evaluate, intoSteps, readSource } from "./rewrite-source.ts";
 import { mayNotMeet, type Range, type SlotView, Specification, Violation } from "./specification.ts";
 
 type Step = readonly unknown[];
@@ -12,7 +12,7 @@ interface Condition {
   readonly kind: "condition";
   ready(): boolean;
 }
-type Stepper<T> = Generator<Step | Condition, T, unknown>;
+type Stepper<T> = Generator<Step | Condition | Stepper<unknown>, T, unknown>;
 
 /** The lock after rewriting: every method stops before each visible operation. */
 interface SteppedLock {
@@ -44,7 +44,6 @@ export interface Build {
 
 /** Where the stepped code reports to the world that runs it. */
 interface Hooks {
-  call(stepper: Stepper<unknown>): Stepper<unknown>;
   rings(): Int32Array;
   fresh(): true;
 }
@@ -68,12 +67,14 @@ export function build(mutation: readonly Edit[] = [], limits: { spins?: number; 
     "this.#thread.table.ring(": "ring",
     "thread.snapshot(": "snapshot",
   };
-  const code = intoSteps(source.replace(statistics, () => ""), steps);
-  const hooks: Hooks = { call: (stepper) => stepper, rings: () => new Int32Array(2), fresh: () => true };
-  const call = (stepper: Stepper<unknown>): Stepper<unknown> => hooks.call(stepper);
+  const code = intoSteps(
+    source.replace(statistics, () => ""),
+    steps,
+  );
+  const hooks: Hooks = { rings: () => new Int32Array(2), fresh: () => true };
   const rings = (): Int32Array => hooks.rings();
   const fresh = (): true => hooks.fresh();
-  const classes = evaluate(code, ["RangeLock", "SlotTable"], { assert, BlockError, call, rings, fresh });
+  const classes = evaluate(code, ["RangeLock", "SlotTable"], { assert, BlockError, rings, fresh });
   return { ...(classes as unknown as Omit<Build, "bypassLimit" | "hooks">), bypassLimit, hooks };
 }
 
@@ -96,7 +97,6 @@ interface ThreadState {
   readonly index: number;
   readonly actions: readonly Action[];
   readonly recovers: number;
-  co: Stepper<void>;
   next: Step | Condition | undefined;
   /** Sleeps until its doorbell has rung since it looked. */
   asleep: boolean;
@@ -104,19 +104,25 @@ interface ThreadState {
   dead: boolean;
   canceled: boolean;
   cancelable: boolean;
-  /** What its functions have seen, the innermost last. */
+  /** The functions that it is in, the innermost last. */
   readonly frames: Frame[];
   /** Its own copy of a field that outlives calls: the threads that it has still to ring. */
   rings: Int32Array;
 }
 
 /**
- * A hash of all that one call of a function has observed: its local state follows from that. When the call ends only what
- * it returns is left of it.
+ * A function that was called, and a hash of all that it has observed: its local state follows from that. When it returns
+ * only its result is left of it.
  */
 interface Frame {
+  readonly co: Stepper<unknown>;
   low: number;
   high: number;
+}
+
+export interface Saved {
+  readonly before: SlotView[];
+  readonly frames: readonly number[];
 }
 
 interface Held extends Range {
@@ -139,6 +145,7 @@ export class World {
   #deathsLeft: number;
   #unrecovered = 0;
   #current: ThreadState | undefined;
+  #replaying = false;
 
   constructor(made: Build, program: Program) {
     this.#build = made;
@@ -174,6 +181,29 @@ export class World {
     if (thread.cancelable && !thread.canceled) choices.push(at + CANCEL);
     if (this.#deathsLeft > 0) choices.push(at + KILL);
     return choices;
+  }
+
+  /** What cannot be had by repeating choices alone; see {@link replayed}. */
+  save(): Saved {
+    const frames = this.#threads.flatMap((thread) => thread.frames.flatMap(({ low, high }) => [low, high]));
+    return { before: this.#specification.before, frames };
+  }
+
+  /** A world in which these choices have been made, without looking at each step again. */
+  static replayed(made: Build, program: Program, path: readonly Choice[], saved: Saved): World {
+    const world = new World(made, program);
+    world.#replaying = true;
+    for (const choice of path) world.apply(choice);
+    world.#replaying = false;
+    world.#specification.before = saved.before;
+    let at = 0;
+    for (const thread of world.#threads) {
+      for (const frame of thread.frames) {
+        frame.low = saved.frames[at++] as number;
+        frame.high = saved.frames[at++] as number;
+      }
+    }
+    return world;
   }
 
   /** Makes one choice happen. @throws {Violation} when something does not hold afterwards. */
@@ -233,7 +263,9 @@ export class World {
     if (!Array.isArray(next)) return `thread ${index} looks whether it can go on`;
     const [name, array, ...args] = next as [string, unknown, ...number[]];
     const where = array === this.#table.states || args.length === 0 ? "" : "word ";
-    const target = ArrayBuffer.isView(array) ? `${array.byteOffset === 0 ? where : "state "}${args.join(", ")}` : `${array ?? ""}`;
+    const target = ArrayBuffer.isView(array)
+      ? `${array.byteOffset === 0 ? where : "state "}${args.join(", ")}`
+      : `${array ?? ""}`;
     return `thread ${index}: ${name} ${target}`;
   }
 
@@ -243,42 +275,24 @@ export class World {
       index,
       actions,
       recovers,
-      co: undefined as unknown as Stepper<void>,
       next: undefined,
       asleep: false,
       rung: false,
       dead: false,
       canceled: false,
       cancelable: false,
-      frames: [{ low: 0, high: 0 }],
+      frames: [],
       rings: new Int32Array(2),
     };
     const identity = { index, table: {}, snapshot: () => (thread.rung ? 1 : 0) };
     const { hooks } = this.#build;
     hooks.rings = () => thread.rings;
     hooks.fresh = () => this.#fresh();
-    hooks.call = (stepper) => this.#call(stepper);
     const lock = new this.#build.RangeLock(this.#handle, identity);
-    thread.co = recovers < 0 ? this.#perform(thread, lock) : this.#recover(thread, lock);
+    const co = recovers < 0 ? this.#perform(thread, lock) : this.#recover(thread, lock);
+    thread.frames.push({ co, low: 0, high: 0 });
     this.#threads.push(thread);
     this.#resume(thread, 0);
-  }
-
-  /** A call within stepped code: a frame of its own, of which the caller sees only the result. */
-  *#call<T>(stepper: Stepper<T>): Stepper<T> {
-    const { frames } = this.#current as ThreadState;
-    this.#rememberPlainMemory();
-    frames.push({ low: frames.length, high: 0 });
-    let result: unknown = "thrown";
-    try {
-      const value = yield* stepper;
-      result = value;
-      return value;
-    } finally {
-      frames.pop();
-      this.#remember(typeof result === "string" ? -7 : Number(result));
-      this.#rememberPlainMemory();
-    }
   }
 
   *#perform(thread: ThreadState, lock: SteppedLock): Stepper<void> {
@@ -287,7 +301,7 @@ export class World {
       const action = thread.actions[position] as Action;
       // Between two actions the local state is where the thread stands and what it holds.
       const hash = taken.reduce((sum, held) => Math.imul(sum, 31) + held.token + 1, 7);
-      thread.frames[0] = { low: position + 1, high: hash };
+      this.#settleFrame(thread, position + 1, hash);
       if (action.do === "ticket") yield* this.#checkTickets(lock);
       else if (action.do === "drop") yield* this.#drop(lock, taken.shift() as Held);
       else {
@@ -297,7 +311,7 @@ export class World {
         else yield* this.#drop(lock, held);
       }
     }
-    thread.frames[0] = { low: -1, high: 0 };
+    this.#settleFrame(thread, -1, 0);
   }
 
   *#take(
@@ -307,47 +321,48 @@ export class World {
   ): Stepper<Held | undefined> {
     const { kind, start, end } = action;
     let token = -1;
-    if (action.do === "try") token = yield* this.#call(lock.tryAcquire(kind, start, end));
+    if (action.do === "try") token = (yield lock.tryAcquire(kind, start, end)) as number;
     else if (action.do === "use" && action.cancelable === true) {
       thread.cancelable = true;
       try {
-        token = yield* this.#call(lock.acquire(kind, start, end, () => thread.canceled));
+        token = (yield lock.acquire(kind, start, end, () => thread.canceled)) as number;
       } catch (error) {
         if ((error as { code?: unknown }).code !== "ECANCELED") throw error;
         if (!thread.canceled) throw new Violation("canceled, and nobody asked for it");
       }
       thread.cancelable = false;
       thread.canceled = false;
-    } else token = yield* this.#call(lock.acquire(kind, start, end));
+    } else token = (yield lock.acquire(kind, start, end)) as number;
     if (token < 0) return undefined;
     const held = { kind, start, end, token, thread: thread.index };
     const clash = this.#held.find((other) => mayNotMeet(held, other));
-    if (clash !== undefined) throw new Violation(`threads ${held.thread} and ${clash.thread} both hold what may not meet`);
+    if (clash !== undefined)
+      throw new Violation(`threads ${held.thread} and ${clash.thread} both hold what may not meet`);
     this.#held.push(held);
     return held;
   }
 
   *#drop(lock: SteppedLock, held: Held): Stepper<void> {
     this.#held.splice(this.#held.indexOf(held), 1);
-    yield* this.#call(lock.release(held.token));
+    yield lock.release(held.token);
   }
 
   *#checkTickets(lock: SteppedLock): Stepper<void> {
     const inFlight = [...this.#held];
-    const ticket = yield* this.#call(lock.ticket());
-    const oldest = yield* this.#call(lock.oldestTicket());
+    const ticket = (yield lock.ticket()) as number;
+    const oldest = (yield lock.oldestTicket()) as number;
     const early = inFlight.find((held) => this.#held.includes(held));
     if (oldest > ticket && early !== undefined)
       throw new Violation(`thread ${early.thread} was in flight at ticket ${ticket}, and the oldest is ${oldest}`);
   }
 
   *#recover(thread: ThreadState, lock: SteppedLock): Stepper<void> {
-    while ((yield* this.#call(lock.recover(thread.recovers))) < 0) {
-      thread.frames[0] = { low: 0x5eed, high: 0 };
+    while (((yield lock.recover(thread.recovers)) as number) < 0) {
+      this.#settleFrame(thread, 0x5eed, 0);
       yield { kind: "condition", ready: () => this.#mutexCanBeHad() };
     }
     this.#unrecovered -= 1;
-    thread.frames[0] = { low: -1, high: 0 };
+    this.#settleFrame(thread, -1, 0);
   }
 
   /** A recovery that could not enter is called again later; that it could never enter would be found at the end. */
@@ -398,38 +413,72 @@ export class World {
     return operation.apply(Atomics, args);
   }
 
-  /** Whoever holds the mutex sees all plain memory as it is now, and what it does next depends on that. */
-  #rememberPlainMemory(): void {
-    const holder = ((this.#words[MUTEX_WORD] as number) % NOTE) - 1;
-    if (holder === this.#current?.index) this.#hashPlainMemory((value) => this.#remember(value));
-  }
-
+  /** Runs the thread's code to its next step. */
   #resume(thread: ThreadState, value: unknown): void {
     this.#current = thread;
-    this.#remember(Number(value));
-    try {
-      thread.next = thread.co.next(value).value as Step | Condition | undefined;
-    } catch (error) {
-      if (error instanceof AssertionError) throw new Violation(`assertion failed: ${error.message}`);
-      throw error;
+    let given = value;
+    let thrown: unknown;
+    thread.next = undefined;
+    for (let frame = thread.frames.at(-1); frame !== undefined; frame = thread.frames.at(-1)) {
+      this.#remember(frame, thrown === undefined ? Number(given) : -7);
+      let result: IteratorResult<Step | Condition | Stepper<unknown>, unknown>;
+      try {
+        result = thrown === undefined ? frame.co.next(given) : frame.co.throw(thrown);
+        thrown = undefined;
+      } catch (error) {
+        if (error instanceof AssertionError) throw new Violation(`assertion failed: ${error.message}`);
+        if (error instanceof Violation || thread.frames.length === 1) throw error;
+        thrown = error;
+        thread.frames.pop();
+        continue;
+      }
+      if (result.done === true) {
+        thread.frames.pop();
+        given = result.value;
+        this.#rememberPlainMemory();
+      } else if ("next" in (result.value as object)) {
+        this.#rememberPlainMemory();
+        thread.frames.push({ co: result.value as Stepper<unknown>, low: thread.frames.length, high: 0 });
+        given = undefined;
+        this.#rememberPlainMemory();
+      } else {
+        thread.next = result.value as Step | Condition;
+        return;
+      }
     }
+  }
+
+  /** Whoever holds the mutex sees all plain memory as it is now, and what it does next depends on that. */
+  #rememberPlainMemory(): void {
+    const thread = this.#current as ThreadState;
+    const frame = thread.frames.at(-1);
+    if (this.#replaying || frame === undefined) return;
+    const holder = ((this.#words[MUTEX_WORD] as number) % NOTE) - 1;
+    if (holder === thread.index) this.#hashPlainMemory((value) => this.#remember(frame, value));
+  }
+
+  #settleFrame(thread: ThreadState, low: number, high: number): void {
+    const frame = thread.frames[0] as Frame;
+    frame.low = low;
+    frame.high = high;
   }
 
   #fresh(): true {
     const { frames } = this.#current as ThreadState;
-    frames[frames.length - 1] = { low: 0x10c4, high: frames.length };
+    const frame = frames.at(-1) as Frame;
+    frame.low = 0x10c4;
+    frame.high = frames.length;
     return true;
   }
 
-  #remember(value: number): void {
-    const frame = this.#current?.frames.at(-1) as Frame;
+  #remember(frame: Frame, value: number): void {
+    if (this.#replaying) return;
     frame.low = Math.imul(frame.low ^ value, 0x5bd1e995) + 0x3c6ef372;
     frame.low ^= frame.low >>> 15;
     frame.high = Math.imul(frame.high ^ value, 0x1b56c4e9) + frame.low;
     frame.high ^= frame.high >>> 13;
   }
 
-  /** Whether the thread's next step touches only what no other thread looks at or changes before that step is done. */
   #isPrivate(thread: ThreadState): boolean {
     if (!Array.isArray(thread.next)) return false;
     const [name, array, index] = thread.next as [string, unknown, number];
@@ -439,7 +488,9 @@ export class World {
     // Only the holder of the mutex looks at the count of tickets, unless somebody asks for a ticket. Threads from 32 on
     // do not exist, statistics decide nothing, and where nobody dies nobody is marked dead.
     if (index === TICKET_LOW) return !this.#usesTickets;
-    return index === WANTED + 1 || index === DEAD + 1 || index >= STATISTICS || (index === DEAD && !this.#program.deaths);
+    return (
+      index === WANTED + 1 || index === DEAD + 1 || index >= STATISTICS || (index === DEAD && !this.#program.deaths)
+    );
   }
 
   #ringsNobodyElse(thread: ThreadState, target: number): boolean {
@@ -461,6 +512,7 @@ export class World {
   }
 
   #look(): void {
+    if (this.#replaying) return;
     const slots = this.#slots();
     const leftBehind = slots.some(({ phase }) => phase >= 3);
     const quiet = this.#words[MUTEX_WORD] === 0 && !leftBehind && this.#unrecovered === 0;

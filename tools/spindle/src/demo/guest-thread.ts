@@ -4,13 +4,20 @@
  */
 import { parentPort, workerData } from "node:worker_threads";
 import { type Co, SyncRunner } from "@spindle/base";
-import { type BlockNode, closeShared, IoVector, openShared, type SharedDescription } from "@spindle/block";
-import { nodeEnvironment } from "@spindle/host-node";
-import { ThreadTable } from "@spindle/shared-memory";
+import { type BlockNode, Graph, IoVector } from "@spindle/block";
+import { HostBackingPolicy, nodeEnvironment } from "@spindle/host-node";
+import { RangeLock, ThreadTable } from "@spindle/shared-memory";
 import { type GuestHandle, GuestQueue } from "@spindle/virtio-blk";
 import { type GuestDisk, GuestWorkload, REQUEST_BYTES_MAX, SectorStates } from "@spindle/workload";
 import { driverRegistry } from "spindle";
 import { GuestStatistics, type GuestStatisticsHandle } from "./guest-statistics.ts";
+
+/** The base image, by name: the descriptors of the chain that is streamed are closed when the stream has ended. */
+export interface BaseImage {
+  readonly filename: string;
+  readonly format: string;
+  readonly allowBacking: readonly string[];
+}
 
 export interface GuestThreadData {
   readonly guest: GuestHandle;
@@ -19,7 +26,7 @@ export interface GuestThreadData {
   readonly seed: number;
   readonly queueDepth: number;
   readonly length: number;
-  readonly base: SharedDescription;
+  readonly base: BaseImage;
   readonly states: SharedArrayBuffer;
   readonly statistics: GuestStatisticsHandle;
 }
@@ -39,11 +46,17 @@ const runner = new SyncRunner(environment.clock, thread);
 const statistics = new GuestStatistics(data.statistics);
 const wrong: string[] = [];
 
-const base = runner.run(openShared(data.base, driverRegistry(), environment));
+const graph = new Graph({
+  environment,
+  registry: driverRegistry(),
+  backingPolicy: new HostBackingPolicy({ allowedFolders: data.base.allowBacking }),
+  createTracker: () => new RangeLock(RangeLock.create(), thread),
+});
+const base = runner.run(graph.openImage(data.base.filename, data.base.format, true));
 try {
   runner.run(workload(base).run());
 } finally {
-  runner.run(closeShared(base));
+  runner.run(graph.close());
   thread.detach();
 }
 parentPort?.postMessage({ wrong } satisfies GuestThreadReport);

@@ -2,7 +2,7 @@
 import { workerData } from "node:worker_threads";
 import { SyncRunner } from "@spindle/base";
 import { DiskPort, type DiskPortHandle } from "@spindle/block";
-import { nodeDescriptorIo, nodeEnvironment } from "@spindle/host-node";
+import { descriptorIo, nodeEnvironment } from "@spindle/host-node";
 import { ThreadTable } from "@spindle/shared-memory";
 import { serveQueues, type VirtioBlkHandle } from "@spindle/virtio-blk";
 
@@ -18,7 +18,7 @@ const data = workerData as QueueThreadData;
 const thread = new ThreadTable(data.device.threads).attach();
 const runner = new SyncRunner(nodeEnvironment().clock, thread);
 const stop = new Int32Array(data.stop);
-const disk = new DiskPort(data.port, thread, nodeDescriptorIo());
+const disk = new DiskPort(data.port, thread, descriptorIo);
 
 serveQueues({
   device: data.device,

@@ -1,0 +1,34 @@
+/** All commands of the program. Each is loaded when it is asked for, because starting counts in short commands. */
+import type { Command } from "./command.ts";
+
+export interface CommandEntry {
+  readonly summary: string;
+  load(): Promise<Command>;
+}
+
+export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
+  create: {
+    summary: "create an image",
+    load: async () => (await import("./commands/create.ts")).create,
+  },
+  info: {
+    summary: "tell what an image is",
+    load: async () => (await import("./commands/info.ts")).info,
+  },
+  map: {
+    summary: "list where a disk's content stands in its chain of images",
+    load: async () => (await import("./commands/map.ts")).map,
+  },
+  compare: {
+    summary: "compare the contents of two images",
+    load: async () => (await import("./commands/compare.ts")).compare,
+  },
+  stream: {
+    summary: "fill an image from its backing chain, and drop the chain",
+    load: async () => (await import("./commands/stream.ts")).stream,
+  },
+  daemon: {
+    summary: "open a graph of images and take commands over QMP and HMP",
+    load: async () => (await import("./commands/daemon.ts")).daemon,
+  },
+};

@@ -1,0 +1,135 @@
+/**
+ * How a command of the program is described: its operands and options, once, for parsing and for its help. A command
+ * file exports what `defineCommand` makes of the description and of the function that does the work.
+ */
+import { parseArgs } from "node:util";
+import { BlockError, type ErrnoName, parseSize } from "@spindle/base";
+
+/** An option; without `value` it is a switch. */
+export interface OptionSpec {
+  /** One letter. */
+  readonly short?: string;
+  /** What stands for the value in the help. */
+  readonly value?: string;
+  /** It may be given several times. */
+  readonly many?: true;
+  /** The words that the value may be. */
+  readonly oneOf?: readonly string[];
+  readonly help: string;
+}
+
+export type OptionSpecs = Readonly<Record<string, OptionSpec>>;
+
+type ValueOf<S extends OptionSpec> = S extends { readonly value: string }
+  ? S extends { readonly many: true }
+    ? readonly string[]
+    : string | undefined
+  : boolean;
+
+/** The parsed values: texts, lists of texts, and booleans for switches. */
+export type OptionValues<O extends OptionSpecs> = { readonly [K in keyof O]: ValueOf<O[K]> };
+
+export interface CommandDescription<O extends OptionSpecs> {
+  readonly name: string;
+  /** The operands as the help shows them. */
+  readonly operands: string;
+  /** How many operands there have to be, and what is said when there are not. */
+  readonly operandCount: { readonly least: number; readonly most: number; readonly otherwise: string };
+  /** What the command does, in a sentence or two. */
+  readonly about: string;
+  readonly options: O;
+  /** @returns the exit code. */
+  run(values: OptionValues<O>, operands: readonly string[]): Promise<number>;
+}
+
+export interface Command {
+  usage(): string;
+  /** @throws {UsageError} when it does not understand the arguments, and {BlockError} when it fails. */
+  run(argv: readonly string[]): Promise<number>;
+}
+
+/** The user wrote what no command understands. */
+export class UsageError extends BlockError {
+  constructor(message: string, code: ErrnoName = "EINVAL") {
+    super(code, message);
+  }
+}
+
+export function defineCommand<const O extends OptionSpecs>(description: CommandDescription<O>): Command {
+  return {
+    usage: () => usageText(description),
+    async run(argv) {
+      const { values, operands } = parse(description.options, argv);
+      const { least, most, otherwise } = description.operandCount;
+      if (operands.length < least || operands.length > most) throw new UsageError(otherwise);
+      return await description.run(values, operands);
+    },
+  };
+}
+
+/** The value of a size option in bytes. @throws {UsageError} when it is no size. */
+export function sizeOption(name: string, text: string): number;
+export function sizeOption(name: string, text: string | undefined): number | undefined;
+export function sizeOption(name: string, text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  try {
+    return parseSize(text);
+  } catch {
+    throw new UsageError(`Invalid ${name} '${text}': a number of bytes, or one with k, M, G, T, P or E behind it`);
+  }
+}
+
+/** The value of an option that is a whole number. @throws {UsageError} when it is none in the range. */
+export function numberOption(name: string, text: string | undefined, least: number, most: number): number | undefined {
+  if (text === undefined) return undefined;
+  const value = Number(text);
+  if (/^\d+$/.test(text) && value >= least && value <= most) return value;
+  throw new UsageError(`Invalid ${name} '${text}': a whole number from ${least} to ${most}`);
+}
+
+function parse<O extends OptionSpecs>(
+  specs: O,
+  argv: readonly string[],
+): { values: OptionValues<O>; operands: string[] } {
+  const options = Object.fromEntries(Object.entries(specs).map(([name, spec]) => [name, parserOption(spec)]));
+  const parsed = understand(() => parseArgs({ args: [...argv], options, allowPositionals: true }));
+  const values: Record<string, unknown> = {};
+  for (const [name, spec] of Object.entries(specs)) {
+    const given = parsed.values[name] as string | boolean | string[] | undefined;
+    if (spec.oneOf !== undefined && given !== undefined && !spec.oneOf.includes(given as string))
+      throw new UsageError(`--${name} must be used with ${spec.oneOf.join(" or ")} as argument`);
+    values[name] = given ?? (spec.value === undefined ? false : spec.many === true ? [] : undefined);
+  }
+  return { values: values as OptionValues<O>, operands: parsed.positionals };
+}
+
+function parserOption({ short, value, many }: OptionSpec) {
+  return {
+    type: value === undefined ? ("boolean" as const) : ("string" as const),
+    multiple: many === true,
+    ...(short === undefined ? {} : { short }),
+  };
+}
+
+function understand<T>(parser: () => T): T {
+  try {
+    return parser();
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (!(error instanceof TypeError) || code?.startsWith("ERR_PARSE_ARGS") !== true) throw error;
+    // Behind the first sentence stand hints for other programs.
+    const sentence = message.split(/\.\s|\n/)[0] ?? message;
+    throw new UsageError(sentence.replace(/^Unknown option/, "unrecognized option").replace(/^Option/, "option"));
+  }
+}
+
+const HELP_COLUMN = 28;
+
+function usageText({ name, operands, about, options }: CommandDescription<OptionSpecs>): string {
+  const lines = Object.entries(options).map(([long, { short, value, help }]) => {
+    const names = `${short === undefined ? "    " : `-${short}, `}--${long}${value === undefined ? "" : `=${value}`}`;
+    const gap = names.length < HELP_COLUMN ? " ".repeat(HELP_COLUMN - names.length) : `\n${" ".repeat(HELP_COLUMN + 2)}`;
+    return `  ${names}${gap}${help}`;
+  });
+  return [`Usage: spindle ${name} [options] ${operands}`, "", about, "", ...lines, ""].join("\n");
+}

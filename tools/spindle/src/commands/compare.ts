@@ -1,0 +1,88 @@
+/** `spindle compare`: whether two images show the same disk. */
+import { BlockError, isBlockError } from "@spindle/base";
+import { type Disk, openDisk } from "spindle";
+import { type Command, defineCommand } from "../command.ts";
+import { type Comparison, compareDisks, MapFailure, ReadFailure } from "../compare-disks.ts";
+import { EXIT_COMPARE_MAP, EXIT_COMPARE_OPEN, EXIT_COMPARE_READ, EXIT_DIFFERENT, EXIT_OK } from "../exit-codes.ts";
+import { ALLOW_BACKING, FORCE_SHARE, FORMAT } from "../image-options.ts";
+import { complain, print } from "../output.ts";
+
+export const compare: Command = defineCommand({
+  name: "compare",
+  operands: "FILE1 FILE2",
+  operandCount: { least: 2, most: 2, otherwise: "Expecting two image file names" },
+  about: "Compares what two images show. Exit code: 0 the same, 1 different, 2 not opened, 3 map not read, 4 data not read.",
+  options: {
+    format: { ...FORMAT, help: "the first image's format (default: found by looking at it)" },
+    "second-format": { short: "F", value: "FORMAT", help: "the second image's format" },
+    progress: { short: "p", help: "show how far it is" },
+    quiet: { short: "q", help: "print nothing but errors" },
+    strict: { short: "s", help: "sizes and maps must be the same, too" },
+    "allow-backing": ALLOW_BACKING,
+    "force-share": FORCE_SHARE,
+  },
+  async run(values, [first = "", second = ""]) {
+    const { strict, quiet } = values;
+    const say = async (line: string): Promise<void> => {
+      if (!quiet) await print(`${line}\n`);
+    };
+    const disks = await openBoth(
+      { filename: first, format: values.format },
+      { filename: second, format: values["second-format"] },
+      values["allow-backing"],
+    );
+    if (disks === undefined) return EXIT_COMPARE_OPEN;
+    await using one = disks[0];
+    await using other = disks[1];
+    const tell = values.progress && !quiet ? progressPrinter() : undefined;
+    try {
+      const result = await compareDisks(one, other, { strict, warn: say, ...(tell === undefined ? {} : { tell }) });
+      await say(describe(result));
+      return result.same ? EXIT_OK : EXIT_DIFFERENT;
+    } catch (error) {
+      if (error instanceof ReadFailure || error instanceof MapFailure) {
+        complain(error.message);
+        return error instanceof ReadFailure ? EXIT_COMPARE_READ : EXIT_COMPARE_MAP;
+      }
+      throw error;
+    }
+  },
+});
+
+interface Image {
+  readonly filename: string;
+  readonly format: string | undefined;
+}
+
+async function openBoth(one: Image, other: Image, allowBacking: readonly string[]): Promise<[Disk, Disk] | undefined> {
+  const opened: Disk[] = [];
+  try {
+    for (const { filename, format } of [one, other])
+      opened.push(
+        await openDisk(filename, { readOnly: true, allowBacking, ...(format === undefined ? {} : { format }) }),
+      );
+    return opened as [Disk, Disk];
+  } catch (error) {
+    for (const disk of opened) await disk.close();
+    if (!isBlockError(error)) throw error;
+    complain((error as BlockError).message);
+    return undefined;
+  }
+}
+
+function describe(result: Comparison): string {
+  if (result.same) return "Images are identical.";
+  switch (result.difference) {
+    case "size":
+      return "Strict mode: Image size mismatch!";
+    case "map":
+      return `Strict mode: Offset ${result.offset} block status mismatch!`;
+    default:
+      return `Content mismatch at offset ${result.offset}!`;
+  }
+}
+
+/** qemu-img's own line, written again and again over itself. */
+function progressPrinter(): (done: number) => void {
+  return (done) => process.stdout.write(`    (${(done * 100).toFixed(2)}/100%)\r${done === 1 ? "\n" : ""}`);
+}

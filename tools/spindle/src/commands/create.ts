@@ -1,0 +1,58 @@
+/** `spindle create`: lays out an empty image. */
+import { BlockError, isBlockError } from "@spindle/base";
+import { createImage } from "spindle";
+import { type Command, defineCommand, sizeOption, UsageError } from "../command.ts";
+import { formattingLine, parseOptionLists } from "../create-options.ts";
+import { EXIT_OK } from "../exit-codes.ts";
+import { ALLOW_BACKING } from "../image-options.ts";
+import { print } from "../output.ts";
+
+export const create: Command = defineCommand({
+  name: "create",
+  operands: "FILE [SIZE]",
+  operandCount: { least: 1, most: 2, otherwise: "Expecting image file name" },
+  about: "Creates an image. SIZE is in bytes, or has k, M, G, T, P or E behind it; an overlay is as large as its backing file.",
+  options: {
+    format: { short: "f", value: "FORMAT", help: "the image's format (default: raw)" },
+    backing: { short: "b", value: "FILE", help: "the backing file, as its name counts from the new image's folder" },
+    "backing-format": { short: "F", value: "FORMAT", help: "the backing file's format; it has to be told" },
+    "backing-unsafe": { short: "u", help: "do not open the backing file" },
+    options: { short: "o", value: "KEY=VALUE,...", many: true, help: "options of the format, such as cluster_size=64k" },
+    quiet: { short: "q", help: "print nothing" },
+    "allow-backing": ALLOW_BACKING,
+  },
+  async run(values, [filename = "", sizeText]) {
+    const { backing_file, backing_fmt, size: sizeInOptions, ...options } = parseOptionLists(values.options);
+    const format = values.format ?? "raw";
+    if (sizeText !== undefined && sizeInOptions !== undefined)
+      throw new UsageError("The image size must be specified only once");
+    const backing = backingOption(values.backing ?? backing_file, values["backing-format"] ?? backing_fmt, filename);
+    const size = sizeOption("image size", sizeText ?? sizeInOptions);
+    const unsafe = values["backing-unsafe"];
+    const named = backing === undefined ? {} : { backing };
+    const sized = size === undefined ? {} : { size };
+    const allowBacking = values["allow-backing"];
+    try {
+      const created = await createImage(filename, { format, options, unsafe, allowBacking, ...named, ...sized });
+      const line = formattingLine(filename, { format, options, backing, size: created.size });
+      if (!values.quiet) await print(`${line}\n`);
+    } catch (error) {
+      if (!isBlockError(error)) throw error;
+      throw new BlockError(error.code, `${filename}: ${error.message}`, error.context, error);
+    }
+    return EXIT_OK;
+  },
+});
+
+interface Backing {
+  readonly filename: string;
+  readonly format: string;
+}
+
+/** A format that were found by looking would let whoever can write the backing file choose it. */
+function backingOption(file: string | undefined, format: string | undefined, image: string): Backing | undefined {
+  if (file === undefined && format === undefined) return undefined;
+  if (file === undefined) throw new UsageError(`${image}: Backing format cannot be used without backing file`);
+  if (format !== undefined) return { filename: file, format };
+  throw new UsageError(`${image}: Backing file specified without backing format: tell it with -F`);
+}

@@ -1,0 +1,62 @@
+/** `spindle info`: what an image says of itself. It opens nothing that the image names, unless it is asked for the chain. */
+import { formatSize } from "@spindle/base";
+import { dictionaryOrder } from "@spindle/monitor";
+import { type ImageInfo, imageChainInfo, imageInfo } from "spindle";
+import { type Command, defineCommand } from "../command.ts";
+import { EXIT_OK } from "../exit-codes.ts";
+import { ALLOW_BACKING, FORCE_SHARE, FORMAT, OUTPUT } from "../image-options.ts";
+import { print } from "../output.ts";
+import { prettyJson } from "../pretty-json.ts";
+
+export const info: Command = defineCommand({
+  name: "info",
+  operands: "FILE",
+  operandCount: { least: 1, most: 1, otherwise: "Expecting one image file name" },
+  about: "Tells the format, sizes and features of an image, and the backing file that it names.",
+  options: {
+    format: FORMAT,
+    output: OUTPUT,
+    "backing-chain": { help: "tell of the images below it, too" },
+    "allow-backing": ALLOW_BACKING,
+    "force-share": FORCE_SHARE,
+  },
+  async run(values, [filename = ""]) {
+    const { format, output } = values;
+    const chain = values["backing-chain"];
+    const infos = chain
+      ? await imageChainInfo(filename, { format, allowBacking: values["allow-backing"] })
+      : [await imageInfo(filename, { format })];
+    if (output === "json") await print(`${prettyJson(chain ? infos : infos[0])}\n`);
+    else await print(infos.map(humanInfo).join("\n"));
+    return EXIT_OK;
+  },
+});
+
+function humanInfo(image: ImageInfo): string {
+  const lines = [`image: ${image.filename}`, `file format: ${image.format}`];
+  lines.push(`virtual size: ${formatSize(image["virtual-size"])} (${image["virtual-size"]} bytes)`);
+  if (image["actual-size"] !== undefined) lines.push(`disk size: ${formatSize(image["actual-size"])}`);
+  if (image.encrypted === true) lines.push("encrypted: yes");
+  if (image["cluster-size"] !== undefined) lines.push(`cluster_size: ${image["cluster-size"]}`);
+  if (image["dirty-flag"] === true) lines.push("cleanly shut down: no");
+  lines.push(...backingLines(image));
+  const specific = image["format-specific"];
+  if (specific !== undefined) lines.push("Format specific information:", ...dictionaryLines(specific.data, "    "));
+  return `${lines.join("\n")}\n`;
+}
+
+function backingLines(image: ImageInfo): string[] {
+  const name = image["backing-filename"];
+  if (name === undefined) return [];
+  const full = image["full-backing-filename"];
+  const format = image["backing-filename-format"];
+  return [
+    `backing file: ${name}${full === undefined || full === name ? "" : ` (actual path: ${full})`}`,
+    ...(format === undefined ? [] : [`backing file format: ${format}`]),
+  ];
+}
+
+/** In the order of QEMU's dictionaries, as its own listing is. */
+function dictionaryLines(data: Readonly<Record<string, unknown>>, indent: string): string[] {
+  return dictionaryOrder(Object.keys(data)).map((key) => `${indent}${key.replaceAll("-", " ")}: ${String(data[key])}`);
+}

@@ -1,0 +1,18 @@
+/** Options that several commands take. */
+import type { OptionSpec } from "./command.ts";
+
+export const FORMAT = { short: "f", value: "FORMAT", help: "the image's format (default: found by looking at it)" } as const;
+
+export const OUTPUT = {
+  value: "human|json",
+  oneOf: ["human", "json"],
+  help: "how to print (default: human)",
+} as const;
+
+export const FORCE_SHARE = { short: "U", help: "accepted for qemu-img's sake: no locks are taken" } as const;
+
+export const ALLOW_BACKING = {
+  value: "FOLDER",
+  many: true,
+  help: "allow backing files in this folder and below it, too",
+} as const satisfies OptionSpec;
