@@ -14,7 +14,7 @@ import { GuestRig, type PhaseFigures } from "./guest-rig.ts";
 import { createOverlay, imageFile } from "./images.ts";
 import { qemuImgBench } from "./peers/qemu-img-bench.ts";
 import { Scratch, writeRandomFile } from "./scratch.ts";
-import { type Cell, cell, type Row, type Table } from "./table.ts";
+import { type Cell, cell, type Row, ratioCell, type Table } from "./table.ts";
 
 /** The guests work in this much of the disk; all of it is allocated in the image before anything is measured. */
 const WORKING_SET = 64 * MiB;
@@ -33,6 +33,11 @@ const SITUATIONS: readonly Situation[] = (["raw", "qcow2"] as const).flatMap((fo
   ),
 );
 
+const EVERY_WAY_ONCE: readonly Situation[] = [
+  { format: "raw", operation: "read", depth: 1, guests: 1 },
+  { format: "qcow2", operation: "write", depth: 32, guests: 2 },
+];
+
 export const guestIoBench: Bench = {
   name: "guest-io",
   about: "guest requests of 4 KiB through virtqueues, alone and during a stream",
@@ -41,7 +46,8 @@ export const guestIoBench: Bench = {
     const length = scaled(context, { full: 2 * GiB, quick: 512 * MiB, shape: WORKING_SET });
     writeRandomFile(scratch.path("base.raw"), length);
     const rows: Row[] = [];
-    for (const situation of SITUATIONS) rows.push(await measure(context, scratch, situation, length));
+    const situations = scaled(context, { full: SITUATIONS, quick: SITUATIONS, shape: EVERY_WAY_ONCE });
+    for (const situation of situations) rows.push(await measure(context, scratch, situation, length));
     return [guestTable(rows)];
   },
 };
@@ -56,7 +62,8 @@ async function measure(context: BenchContext, scratch: Scratch, situation: Situa
   try {
     const { alone, streaming } = await measureOurs(context, situation, image, scratch.path("base.raw"));
     const theirs = guests === 1 ? await measureQemu(context, situation, image) : undefined;
-    return { label, cells: [...figures(alone), ...figures(streaming), theirs] };
+    const times = theirs && ratioCell([alone.requestsPerSecond / 1_000], [theirs.median]);
+    return { label, cells: [...figures(alone), ...figures(streaming), theirs, times] };
   } finally {
     scratch.remove(`disk.${format}`);
   }
@@ -115,7 +122,7 @@ async function stream(session: Session, node: BlockNode): Promise<void> {
 async function measureQemu(context: BenchContext, situation: Situation, image: string): Promise<Cell> {
   const program = peer("qemu-img");
   if (program === undefined) return undefined;
-  const requests = scaled(context, { full: 100_000, quick: 10_000, shape: 100 });
+  const requests = scaled(context, { full: 50_000, quick: 10_000, shape: 100 });
   const rounds = scaled(context, { full: 3, quick: 1, shape: 1 });
   const rates: number[] = [];
   for (let round = 0; round < rounds; round++)
@@ -143,6 +150,7 @@ function guestTable(rows: readonly Row[]): Table {
       { title: "p50", unit: "us" },
       { title: "p99", unit: "us" },
       { title: "qemu-img bench", ...rate },
+      { title: "alone, times qemu-img bench", unit: "" },
     ],
     rows,
     notes: [

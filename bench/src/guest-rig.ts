@@ -1,4 +1,5 @@
 /** A virtual machine without the machine: one virtio-blk device, a thread for each of its queues, a thread for each guest. */
+import { setTimeout as pause } from "node:timers/promises";
 import type { Co } from "@spindle/base";
 import type { DiskPortHandle } from "@spindle/block";
 import { MAX_THREADS, ThreadTable, type ThreadTableHandle } from "@spindle/shared-memory";
@@ -15,6 +16,9 @@ import {
   REQUEST_BYTES,
 } from "./guest-io-protocol.ts";
 import { startWorker, type WorkerThread } from "./worker-thread.ts";
+
+/** So many, and everything on the way has been compiled once. */
+const FIRST_ANSWERS = 64;
 
 export interface GuestRigOptions {
   readonly threads: ThreadTableHandle;
@@ -55,7 +59,9 @@ export class GuestRig {
       queueCount: guests,
     });
     const guest = await run(startGuest(new MmioTransport(device), device, plan.queues));
-    return new GuestRig(options, guest);
+    const rig = new GuestRig(options, guest);
+    await rig.#underWay();
+    return rig;
   }
 
   private constructor(options: GuestRigOptions, guest: GuestHandle) {
@@ -74,12 +80,22 @@ export class GuestRig {
     });
   }
 
+  /** Waits until every guest has had its first answers: threads take their time to start. */
+  async #underWay(): Promise<void> {
+    const counts = this.#latencies.map((latencies) => new LatencyHistogram(latencies[0] as SharedArrayBuffer));
+    while (counts.some(({ count }) => count < FIRST_ANSWERS)) await Promise.race([pause(10), this.#threadEnded()]);
+  }
+
+  /** Rejects with the error of a thread that failed. */
+  #threadEnded(): Promise<void> {
+    return Promise.race([...this.#guests, ...this.#queues].map(({ ended }) => ended));
+  }
+
   /** Lets the guests go on while `during` lasts, and counts what ended meanwhile. */
   async measure(phase: Phase, during: () => Promise<unknown>): Promise<PhaseFigures> {
     this.#control.enter(phase);
     const begin = performance.now();
-    const failed = Promise.race([...this.#guests, ...this.#queues].map(({ ended }) => ended));
-    await Promise.race([during(), failed]);
+    await Promise.race([during(), this.#threadEnded()]);
     const seconds = (performance.now() - begin) / 1_000;
     this.#control.enter("warm-up");
     const latency = this.#merged(phase);

@@ -1,10 +1,13 @@
 /** Small things that happen often, one at a time on one thread: what a request is made of. */
 import { closeSync, openSync, readSync, writeSync } from "node:fs";
-import { type Co, KiB, perform, SyncRunner } from "@spindle/base";
+import { type Co, KiB, MiB, perform, SyncRunner } from "@spindle/base";
+import { Backend, IoVector } from "@spindle/block";
 import { Ring } from "@spindle/shared-memory";
 import { fillStamp, hasStamp, sectorWords } from "@spindle/workload";
+import { Session } from "spindle";
 import { Bench as Stopwatch } from "tinybench";
 import { type Bench, type BenchContext, scaled } from "./bench.ts";
+import { createOverlay, imageFile } from "./images.ts";
 import { Scratch } from "./scratch.ts";
 import type { Row, Table } from "./table.ts";
 
@@ -20,12 +23,19 @@ interface Subject {
 
 export const microBench: Bench = {
   name: "micro",
-  about: "coroutines, rings and stamps, one thread",
+  about: "coroutines, rings, stamps and qcow2 on one thread",
   async run(context: BenchContext): Promise<Table[]> {
     using scratch = new Scratch();
     const descriptor = openPage(scratch.path("page"));
+    await using session = new Session();
     try {
-      const subjects = [...coroutines(), ring(), ...stamps(), systemCall(descriptor)];
+      const subjects = [
+        ...coroutines(),
+        ring(),
+        ...stamps(),
+        ...(await qcow2(session, scratch)),
+        systemCall(descriptor),
+      ];
       return [microTable(await measure(context, subjects))];
     } finally {
       closeSync(descriptor);
@@ -34,7 +44,7 @@ export const microBench: Bench = {
 };
 
 /** @returns one row a subject: nanoseconds of one call */
-export async function measure(context: BenchContext, subjects: readonly Subject[]): Promise<Row[]> {
+async function measure(context: BenchContext, subjects: readonly Subject[]): Promise<Row[]> {
   const time = scaled(context, { full: 1_500, quick: 200, shape: 1 });
   const stopwatch = new Stopwatch({ time, warmupTime: time / 5, iterations: 1, warmupIterations: 1, throws: true });
   for (const { label, batch } of subjects) stopwatch.add(label, batch);
@@ -111,6 +121,38 @@ function stamps(): Subject[] {
   return [
     { label: "stamp of 4 KiB: fill", batch: everySector((at) => fillStamp(words, at, stamp)) },
     { label: "stamp of 4 KiB: verify", batch: everySector((at) => hasStamp(words, at, stamp)) },
+  ];
+}
+
+/** Requests that find everything cached: what the layers above the system call add to it. */
+async function qcow2(session: Session, scratch: Scratch): Promise<Subject[]> {
+  const image = scratch.path("image.qcow2");
+  const length = 16 * MiB;
+  await createOverlay(image, length);
+  const node = await session.run(session.graph.open(imageFile("qcow2", image)));
+  await session.run(node.write(0, IoVector.of(new Uint8Array(length).fill(1))));
+  const { clusters } = node.driver;
+  if (clusters === undefined) throw new Error("a qcow2 image has no cluster map");
+  const backend = new Backend(node, session.runner, performance, session.thread);
+  const page = IoVector.of(new Uint8Array(PAGE));
+  const everywhere = (visit: (offset: number) => void) => () => {
+    for (let call = 0; call < BATCH; call++) visit((call * 37 * PAGE) % length);
+  };
+  return [
+    {
+      label: "qcow2: look a cluster up",
+      batch: everywhere((offset) => {
+        if (clusters.lookup(offset, PAGE).next().done !== true) throw new Error("a cached lookup waited");
+      }),
+    },
+    {
+      label: "qcow2: blocking read of 4 KiB",
+      batch: everywhere((offset) => backend.sync({ operation: "read", offset, vector: page })),
+    },
+    {
+      label: "qcow2: blocking write of 4 KiB",
+      batch: everywhere((offset) => backend.sync({ operation: "write", offset, vector: page })),
+    },
   ];
 }
 

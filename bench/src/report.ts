@@ -6,7 +6,7 @@ import { plot } from "./plot.ts";
 import { type Cell, type Column, meetsTarget, type Row, type Table } from "./table.ts";
 
 /** The median, and the spread where there is one. */
-export function formatCell(figure: Cell): string {
+function formatCell(figure: Cell): string {
   if (figure === undefined) return MISSING;
   const { median, low, high } = figure;
   const spread = low === high ? "" : ` (${formatNumber(low)}-${formatNumber(high)})`;

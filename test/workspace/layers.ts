@@ -17,7 +17,7 @@ const LIBRARY = [...BLOCK, "@spindle/formats", "@spindle/jobs", "@spindle/host-n
 const EVERYTHING = [...LIBRARY, "@spindle/virtio-blk", "@spindle/monitor", "@spindle/workload", "spindle"];
 const TESTS = [...EVERYTHING, "@spindle/testkit", "@spindle/tools"];
 
-export const LAYERS: Readonly<Record<string, Layer>> = {
+const LAYERS: Readonly<Record<string, Layer>> = {
   "@spindle/base": { imports: [], pure: true },
   "@spindle/shared-memory": { imports: ["@spindle/base"], pure: true },
   "@spindle/block": { imports: FOUNDATION, pure: true },

@@ -38,7 +38,7 @@ export interface Workspace {
 }
 
 /** The workspace of these files. */
-export function workspaceOf(files: Files): Workspace {
+function workspaceOf(files: Files): Workspace {
   const packages = [...files.keys()].flatMap((path) => {
     const folder = /^(.+)\/package\.json$/.exec(path)?.[1];
     if (folder === undefined) return [];

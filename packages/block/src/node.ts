@@ -295,12 +295,14 @@ export class BlockNode {
 
   #checkWritable(operation: string, offset: number, length: number): void {
     if (this.readOnly) throw this.#error("EROFS", "Block node is read-only", operation, offset, length);
-    this.#checkRange(operation, offset, length, this.driver.growable === true);
+    this.#checkRange(operation, offset, length);
   }
 
-  #checkRange(operation: string, offset: number, length: number, mayGrow = false): void {
+  #checkRange(operation: string, offset: number, length: number): void {
     const valid = Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0;
-    if (valid && (offset + length <= this.length || (mayGrow && offset + length <= Number.MAX_SAFE_INTEGER))) return;
+    // What can grow has no end that a request could be beyond: asking it for its length would cost a system call.
+    const end = this.driver.growable === true ? Number.MAX_SAFE_INTEGER : this.length;
+    if (valid && offset + length <= end) return;
     throw this.#error("EINVAL", `${operation} beyond the end of '${this.name}'`, operation, offset, length);
   }
 

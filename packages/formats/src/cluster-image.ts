@@ -22,6 +22,8 @@ export class ClusterImage {
   readonly #map: ClusterMap;
   readonly #children: Children;
   readonly #length: () => number;
+  /** The image file is at least this long. */
+  #fileLength = 0;
 
   /** @param length the length of the disk in bytes, as it is now */
   constructor(map: ClusterMap, children: Children, length: () => number) {
@@ -117,7 +119,9 @@ export class ClusterImage {
 
   /** The file may end inside of its last cluster: zeros follow. */
   *#readFile(hostOffset: number, vector: IoVector): Co<void> {
-    const { length } = this.#file;
+    // Asking for the file's length costs a system call, and image files only get longer.
+    if (hostOffset + vector.length > this.#fileLength) this.#fileLength = this.#file.length;
+    const length = this.#fileLength;
     if (hostOffset >= length)
       throw new BlockError("EIO", `a cluster stands beyond the end of the image file, at ${hostOffset}`, {
         node: this.#file.name,

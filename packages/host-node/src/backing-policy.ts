@@ -24,6 +24,9 @@ const PROTOCOL = /^[a-z][a-z0-9+.-]*:/i;
 /** Longer names are in no image that QEMU makes. */
 const NAME_LENGTH_MAX = 4096;
 
+/** The one folder below /dev that holds plain files: those of a file system in memory. */
+const MEMORY_FOLDER = "/dev/shm";
+
 /** The policy for images in files of this host. */
 export class HostBackingPolicy implements BackingPolicy {
   readonly #allowedFolders: readonly string[];
@@ -78,6 +81,7 @@ function isInside(folder: string, path: string): boolean {
 }
 
 function isForbidden(path: string): boolean {
+  if (isInside(MEMORY_FOLDER, path)) return false;
   return FORBIDDEN_FOLDERS.some((folder) => isInside(folder, path));
 }
 

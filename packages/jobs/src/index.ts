@@ -13,6 +13,6 @@ export type {
 export { JobRegistry, type JobRegistryOptions } from "./job-registry.ts";
 export type { JobStatus, JobVerb } from "./job-state.ts";
 export { attributed, LocalCopier } from "./local-copier.ts";
-export { STREAM_CHUNK_BYTES, type StreamContext, startStream } from "./stream.ts";
+export { type StreamContext, startStream } from "./stream.ts";
 export type { StreamOptions } from "./stream-options.ts";
-export { isAllZero, zeroRuns } from "./zero-runs.ts";
+export { zeroRuns } from "./zero-runs.ts";

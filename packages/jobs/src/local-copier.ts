@@ -75,7 +75,7 @@ export class LocalCopier implements Copier {
 }
 
 /** Reads what shows through below `top`; behind the end of a shorter chain there are zeros. */
-export function* readBelow(top: BlockNode, offset: number, into: Uint8Array): Co<void> {
+function* readBelow(top: BlockNode, offset: number, into: Uint8Array): Co<void> {
   const below = top.children.backing;
   const present = below === null ? 0 : Math.max(0, Math.min(into.length, below.length - offset));
   if (below !== null && present > 0) yield* below.read(offset, IoVector.of(into.subarray(0, present)));

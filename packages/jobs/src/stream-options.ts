@@ -3,6 +3,10 @@ import { BlockError } from "@spindle/base";
 import { type BackingFile, type BlockNode, backingOf, type Graph, skipFilters } from "@spindle/block";
 import type { JobOptions, OnError } from "./job.ts";
 
+/** Bounds of `chunk`, in bytes, and of `depth`: what is asked for takes memory. */
+const CHUNK_BYTES_MAX = 64 * 1024 * 1024;
+const DEPTH_MAX = 1024;
+
 export interface StreamOptions extends Omit<JobOptions, "id"> {
   /** QEMU's default is the device's name; a node without a device has none, and must be given an id. */
   readonly jobId: string;
@@ -22,9 +26,9 @@ export interface StreamOptions extends Omit<JobOptions, "id"> {
   readonly onError?: OnError;
   /** Name for a copy-on-read node above the top that exists as long as the job does. */
   readonly filterNodeName?: string;
-  /** The longest copy in bytes; default 512 KiB, so that errors are told where QEMU tells them. */
+  /** The longest copy in bytes, 1 to 64 MiB; default 512 KiB, so that errors are told where QEMU tells them. */
   readonly chunk?: number;
-  /** The most copies in flight; found out while copying when absent. */
+  /** The most copies in flight, of each worker if there are any, 1 to 1024; found out while copying when absent. */
   readonly depth?: number;
 }
 
@@ -45,6 +49,8 @@ export interface StreamScope {
 /** @throws {BlockError} when the request cannot be met; nothing was changed. */
 export function resolveStream(graph: Graph, options: StreamOptions): StreamScope {
   checkExclusive(options);
+  checkBound("chunk", options.chunk, CHUNK_BYTES_MAX);
+  checkBound("depth", options.depth, DEPTH_MAX);
   const { node } = options;
   const base = resolveBase(graph, options);
   const bottom = resolveBottom(graph, options);
@@ -68,6 +74,11 @@ function checkExclusive({ base, baseNode, bottom }: StreamOptions): void {
   if (base !== undefined && baseNode !== undefined) throw both("base", "base-node");
   if (base !== undefined && bottom !== undefined) throw both("base", "bottom");
   if (bottom !== undefined && baseNode !== undefined) throw both("bottom", "base-node");
+}
+
+function checkBound(name: string, value: number | undefined, most: number): void {
+  if (value === undefined || (Number.isSafeInteger(value) && value >= 1 && value <= most)) return;
+  throw new BlockError("EINVAL", `Parameter '${name}' expects a number from 1 to ${most}`);
 }
 
 function resolveBase(graph: Graph, options: StreamOptions): BlockNode | null {

@@ -13,7 +13,7 @@ import { resolveStream, type StreamOptions, type StreamScope } from "./stream-op
 import { StreamWindow, type WindowPiece } from "./stream-window.ts";
 
 /** The length of one copy unless the user says otherwise: the unit in which QEMU reports progress and errors. */
-export const STREAM_CHUNK_BYTES: number = 512 * 1024;
+const STREAM_CHUNK_BYTES = 512 * 1024;
 
 const BUSY_REASON = "block device is in use by block job: stream";
 

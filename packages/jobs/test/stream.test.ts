@@ -155,6 +155,10 @@ describe("streams of a part of the chain", () => {
     expect(refusal(world, { node, jobId, backingFile: "x" })).toBe(
       "backing file specified, but streaming the entire chain",
     );
+    for (const chunk of [0, -1, 0.5, 2 ** 40])
+      expect(refusal(world, { node, jobId, chunk })).toContain("Parameter 'chunk' expects a number from 1");
+    for (const depth of [0, 1.5, 100_000])
+      expect(refusal(world, { node, jobId, depth })).toContain("Parameter 'depth' expects a number from 1");
     expect(refusal(world, { node, jobId: "" })).toBe("Invalid job ID ''");
     expect(refusal(world, { node, jobId, speed: -1 })).toBe("Parameter 'speed' expects a non-negative value");
     for (const member of [base, middle, top]) expect(member.busyReason).toBeNull();

@@ -114,6 +114,8 @@ export class Client {
   readonly session: Session;
   readonly #rig: MonitorRig;
   #received: Uint8Array[] = [];
+  /** Lines that arrived behind a reply that {@link execute} waited for. */
+  #later: string[] = [];
 
   constructor(open: (connection: { write(bytes: Uint8Array): boolean; close(): void }) => Session, rig: MonitorRig) {
     this.#rig = rig;
@@ -150,20 +152,23 @@ export class Client {
 
   /** The same, line by line, without the time of events. */
   lines(): string[] {
-    return this.take()
-      .split("\r\n")
-      .slice(0, -1)
-      .map((line) => line.replace(/^\{"timestamp": \{[^}]*\}, /, "{"));
+    const later = this.#later;
+    this.#later = [];
+    const lines = this.take().split("\r\n").slice(0, -1);
+    return [...later, ...lines.map((line) => line.replace(/^\{"timestamp": \{[^}]*\}, /, "{"))];
   }
 
-  /** Sends a command, waits until it is answered, and returns what arrived. */
+  /** Sends a command, waits until it is answered, and returns what arrived up to the answer. */
   execute(command: string, argumentValues: object = {}): string[] {
     this.say({ execute: command, arguments: argumentValues, id: 0 });
     const lines: string[] = [];
+    let answer = -1;
     this.#rig.until(() => {
       lines.push(...this.lines());
-      return lines.some((line) => /"id": 0\}$|^\{"id": 0/.test(line));
+      answer = lines.findIndex((line) => /"id": 0\}$|^\{"id": 0/.test(line));
+      return answer >= 0;
     });
+    this.#later = lines.splice(answer + 1);
     return lines;
   }
 }

@@ -3,7 +3,7 @@
  * guest's. Closing the disk cancels its jobs, waits for its requests, and closes the whole chain.
  */
 import { BlockError, type Co, isBlockError } from "@spindle/base";
-import { Backend, type BlockNode, type BlockRequest, IoVector } from "@spindle/block";
+import { Backend, type BlockNode, type BlockRequest, IoVector, skipFilters } from "@spindle/block";
 import { type MapExtent, mapExtentAt, mergeExtents, namedLayers } from "./disk-map.ts";
 import { type ImageInfo, nodeImageInfo } from "./image-info.ts";
 import type { Session } from "./session.ts";
@@ -132,6 +132,16 @@ export class Disk implements AsyncDisposable {
     return job;
   }
 
+  /**
+   * Gives back space of the image that nothing refers to, as a crash leaves it. Other requests wait meanwhile.
+   * @returns how many clusters it was
+   * @throws {BlockError} EIO when the image's tables contradict themselves; nothing was changed then.
+   */
+  async reclaimLeaks(): Promise<number> {
+    const node = skipFilters(this.#backend.node);
+    return await this.#run(node.exclusively(() => reclaim(node)));
+  }
+
   /** Cancels the disk's jobs, waits for its requests, makes what was written durable, and closes the chain. */
   close(): Promise<void> {
     this.#closed ??= this.#close();
@@ -191,4 +201,8 @@ export class Disk implements AsyncDisposable {
   #checkOpen(): void {
     if (this.#closed !== undefined) throw new BlockError("ENOMEDIUM", `the disk '${this.filename}' is closed`);
   }
+}
+
+function* reclaim({ driver }: BlockNode): Co<number> {
+  return driver.reclaimLeaks === undefined ? 0 : yield* driver.reclaimLeaks();
 }

@@ -67,7 +67,8 @@ export class StreamJob implements PromiseLike<StreamResult>, AsyncIterable<Strea
       yield this.#look(job);
       await this.#overOrAfter(PROGRESS_INTERVAL_MS);
     }
-    yield await this.#result;
+    yield this.#look(job);
+    await this.#result;
   }
 
   /** How far the job is now; it has started. */
@@ -142,7 +143,7 @@ export class StreamJob implements PromiseLike<StreamResult>, AsyncIterable<Strea
   }
 
   #look(job: Job): StreamProgress {
-    return this.#meter.look(this.#now(), job.offset, job.len);
+    return this.#meter.look(this.#now(), job);
   }
 
   async #overOrAfter(intervalMs: number): Promise<void> {

@@ -1,4 +1,5 @@
 /** How far a stream job is, and how fast: made from its offset at the times at which somebody looks. */
+import type { IoStatus, Job, JobStatus } from "@spindle/jobs";
 
 export interface StreamProgress {
   /** Bytes of the disk that are done, from its start; it never gets less. */
@@ -11,12 +12,19 @@ export interface StreamProgress {
   readonly rate: number;
   /** Seconds that are left at this rate; null while there is no rate. */
   readonly eta: number | null;
+  /** QEMU's states: `running`, `paused` and so on. */
+  readonly status: JobStatus;
+  /** `failed` or `nospace` when an error has paused the job, as the policies `stop` and `enospc` want it. */
+  readonly ioStatus: IoStatus;
 }
 
 /** The rate is that of the last so many milliseconds. */
 const WINDOW_MS = 3000;
 /** Looks that follow each other sooner than this do not add to the memory of the rate. */
 const SAMPLE_MS = 100;
+
+/** What a job tells of itself; its offset may go back. */
+type JobProgress = Pick<Job, "offset" | "len" | "status" | "ioStatus">;
 
 interface Sample {
   readonly timeMs: number;
@@ -33,8 +41,8 @@ export class ProgressMeter {
     this.#samples = [{ timeMs: startMs, transferred: 0 }];
   }
 
-  /** The progress at `nowMs`, with the job's own numbers. */
-  look(nowMs: number, offset: number, size: number): StreamProgress {
+  /** The progress at `nowMs`. */
+  look(nowMs: number, { offset, len: size, status, ioStatus }: JobProgress): StreamProgress {
     const transferred = Math.max(this.#most, offset);
     this.#most = transferred;
     const oldest = this.#samples.findLast(({ timeMs }) => nowMs - timeMs >= WINDOW_MS) ?? (this.#samples[0] as Sample);
@@ -47,6 +55,8 @@ export class ProgressMeter {
       elapsed: (nowMs - this.#startMs) / 1000,
       rate: Math.round(rate),
       eta: transferred >= size && size > 0 ? 0 : rate > 0 ? (size - transferred) / rate : null,
+      status,
+      ioStatus,
     };
   }
 

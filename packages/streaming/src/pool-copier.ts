@@ -157,7 +157,7 @@ export class PoolCopier implements Copier, LaneUser {
       const length = (end - first) * clusterSize;
       const part = { guestOffset: guestOffset + start, length, hostOffset: hostOffset + start };
       const bytes = Math.min(length, dataLength - start);
-      if (false) yield* this.#leaveOut(part, bytes);
+      if (zero) yield* this.#leaveOut(part, bytes);
       else {
         yield* this.#clusters.publish(part);
         dataBytes += bytes;

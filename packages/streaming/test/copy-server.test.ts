@@ -7,19 +7,17 @@ import { nodeEnvironment } from "@spindle/host-node";
 import { ThreadTable } from "@spindle/shared-memory";
 import { MemoryDriver } from "@spindle/testkit";
 import { describe, expect, it } from "vitest";
-import { CopyChannel } from "../src/copy-channel.ts";
+import { CopyChannel, type CopyCommand } from "../src/copy-channel.ts";
 import { CopyServer } from "../src/copy-server.ts";
 import { MeteredWaiter } from "../src/metered-waiter.ts";
 import { patchy, sameBytes } from "./pool-world.ts";
 
 const CLUSTER = 4096;
 
-/** Serves one command over a chain of the given bytes, to a file opened with the given flags. */
-function serve(
-  content: Uint8Array,
-  flags: string,
-  command: { guestOffset: number; dataLength: number; length: number },
-) {
+type Command = Pick<CopyCommand, "guestOffset" | "dataLength" | "length">;
+
+/** Serves one command over a chain of the given bytes, to a file opened with the given flags, perhaps after another. */
+function serve(content: Uint8Array, flags: string, command: Command, before?: Command) {
   const folder = mkdtempSync(join(tmpdir(), "copy-server-"));
   const path = join(folder, "target");
   writeFileSync(path, new Uint8Array(32 * CLUSTER).fill(0xee));
@@ -42,10 +40,12 @@ function serve(
   };
   const sizes = { clusterSize: CLUSTER, copyBytesMax: 8 * CLUSTER };
   const server = new CopyServer({ channel, chain, targetDescriptor, runner, waiter, ringOwner, ...sizes });
+  if (before !== undefined) channel.pushCommand({ slot: 0, hostOffset: 3 * CLUSTER, ...before });
   channel.pushCommand({ slot: 1, hostOffset: 3 * CLUSTER, ...command });
   channel.stop();
   runner.run(server.serve());
   closeSync(targetDescriptor);
+  if (before !== undefined) channel.popCompletion();
   const completion = channel.popCompletion();
   const written = readFileSync(path);
   rmSync(folder, { recursive: true });
@@ -73,15 +73,21 @@ describe("the work of a copy worker", () => {
   });
 
   it("fills what is behind the end of the chain, or of the disk, with zeros", () => {
-    for (const [chainLength, dataLength] of [
-      [CLUSTER + 100, 2 * CLUSTER],
-      [4 * CLUSTER, CLUSTER + 100],
+    const content = new Uint8Array(4 * CLUSTER).fill(7);
+    for (const [guestOffset, dataLength, kept] of [
+      [3 * CLUSTER - 512, 2 * CLUSTER, CLUSTER + 512],
+      [0, CLUSTER + 100, CLUSTER + 100],
     ] as const) {
-      const content = new Uint8Array(chainLength).fill(7);
-      const { completion, written } = serve(content, "r+", { guestOffset: 0, dataLength, length: 2 * CLUSTER });
+      const command = { guestOffset, dataLength, length: 2 * CLUSTER };
+      // The buffer has been used before.
+      const { completion, written } = serve(content, "r+", command, {
+        ...command,
+        guestOffset: 0,
+        dataLength: 2 * CLUSTER,
+      });
       expect(completion).toMatchObject({ failed: undefined });
       const expected = new Uint8Array(2 * CLUSTER);
-      expected.fill(7, 0, CLUSTER + 100);
+      expected.fill(7, 0, kept);
       expect(sameBytes(written.subarray(3 * CLUSTER, 5 * CLUSTER), expected)).toBe(true);
     }
   });

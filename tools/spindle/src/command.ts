@@ -128,7 +128,8 @@ const HELP_COLUMN = 28;
 function usageText({ name, operands, about, options }: CommandDescription<OptionSpecs>): string {
   const lines = Object.entries(options).map(([long, { short, value, help }]) => {
     const names = `${short === undefined ? "    " : `-${short}, `}--${long}${value === undefined ? "" : `=${value}`}`;
-    const gap = names.length < HELP_COLUMN ? " ".repeat(HELP_COLUMN - names.length) : `\n${" ".repeat(HELP_COLUMN + 2)}`;
+    const gap =
+      names.length < HELP_COLUMN ? " ".repeat(HELP_COLUMN - names.length) : `\n${" ".repeat(HELP_COLUMN + 2)}`;
     return `  ${names}${gap}${help}`;
   });
   return [`Usage: spindle ${name} [options] ${operands}`, "", about, "", ...lines, ""].join("\n");

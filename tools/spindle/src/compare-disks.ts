@@ -37,7 +37,11 @@ export async function compareDisks(one: Disk, other: Disk, options: CompareOptio
   if (common !== undefined) return common;
   if (shorter === longer) return { same: true };
   await options.warn("Warning: Image size mismatch!");
-  const offset = await firstNonZero(new Side(one.length > shorter ? one : other), { start: shorter, end: longer, tell });
+  const offset = await firstNonZero(new Side(one.length > shorter ? one : other), {
+    start: shorter,
+    end: longer,
+    tell,
+  });
   return offset === undefined ? { same: true } : { same: false, difference: "content", offset };
 }
 
@@ -77,9 +81,8 @@ interface Piece {
 /** @returns where the first sector stands that differs. */
 async function compareContent(one: Side, other: Side, piece: Piece): Promise<number | undefined> {
   const { offset, length, left, right } = piece;
-  const present = left.present === right.present;
-  const mine = left.present || present ? await one.read(offset, length) : undefined;
-  const theirs = right.present || present ? await other.read(offset, length) : undefined;
+  const mine = left.present ? await one.read(offset, length) : undefined;
+  const theirs = right.present ? await other.read(offset, length) : undefined;
   for (let at = 0; at < length; at += SECTOR_SIZE) {
     const end = Math.min(at + SECTOR_SIZE, length);
     if (!sameBytes(mine?.subarray(at, end), theirs?.subarray(at, end))) return offset + at;

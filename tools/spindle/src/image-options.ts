@@ -1,7 +1,11 @@
 /** Options that several commands take. */
 import type { OptionSpec } from "./command.ts";
 
-export const FORMAT = { short: "f", value: "FORMAT", help: "the image's format (default: found by looking at it)" } as const;
+export const FORMAT = {
+  short: "f",
+  value: "FORMAT",
+  help: "the image's format (default: found by looking at it)",
+} as const;
 
 export const OUTPUT = {
   value: "human|json",

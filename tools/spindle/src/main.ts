@@ -1,5 +1,5 @@
 /** The program `spindle`: takes the command line, and ends with an exit code. */
-import { runCommandLine, reportFailure } from "./command-line.ts";
+import { reportFailure, runCommandLine } from "./command-line.ts";
 import { EXIT_OK } from "./exit-codes.ts";
 
 // A reader that has seen enough, such as `head`, is no failure.

@@ -1,7 +1,8 @@
 /** Depth-first search through everything that can happen; a state is entered once. */
 import type { Program } from "./program.ts";
 import { Violation } from "./specification.ts";
-import { type Build, type Choice, type Saved, World } from "./world.ts";
+import type { Build } from "./stepped-lock.ts";
+import { type Choice, type Saved, World } from "./world.ts";
 
 export interface Outcome {
   readonly states: number;

@@ -2,89 +2,11 @@
  * One execution of a program on the rewritten source, one step at a time: whoever drives it chooses which thread goes on,
  * is canceled, or dies. After every step the specification looks at the slots.
  */
-import { AssertionError, assert, BlockError } from "@spindle/base";
+import { AssertionError } from "@spindle/base";
+import { DEAD, HEADER_WORDS, isPrivate, MUTEX_WORD, NOTE, type Privacy, TICKET_LOW, WANTED } from "./private-steps.ts";
 import type { Action, Program } from "./program.ts";
-import { type Edit, evaluate, intoSteps, readSource } from "./rewrite-source.ts";
 import { mayNotMeet, type Range, type SlotView, Specification, Violation } from "./specification.ts";
-
-type Step = readonly unknown[];
-interface Condition {
-  readonly kind: "condition";
-  ready(): boolean;
-}
-type Stepper<T> = Generator<Step | Condition | Stepper<unknown>, T, unknown>;
-
-/** The lock after rewriting: every method stops before each visible operation. */
-interface SteppedLock {
-  acquire(kind: number, start: number, end: number, canceled?: () => boolean): Stepper<number>;
-  tryAcquire(kind: number, start: number, end: number): Stepper<number>;
-  release(token: number): Stepper<void>;
-  ticket(): Stepper<number>;
-  oldestTicket(): Stepper<number>;
-  recover(thread: number): Stepper<number>;
-}
-
-interface SlotArrays {
-  readonly states: Int32Array;
-  readonly starts: Float64Array;
-  readonly ends: Float64Array;
-  readonly tickets: Float64Array;
-}
-
-/** The classes of one edit of the source. */
-export interface Build {
-  readonly RangeLock: {
-    create(options: { slots: number }): { memory: SharedArrayBuffer; slots: number };
-    new (handle: unknown, thread: unknown): SteppedLock;
-  };
-  readonly SlotTable: new (memory: SharedArrayBuffer, slots: number) => SlotArrays;
-  readonly bypassLimit: number;
-  readonly hooks: Hooks;
-}
-
-/** Where the stepped code reports to the world that runs it. */
-interface Hooks {
-  rings(): Int32Array;
-  fresh(): true;
-}
-
-const FILES = ["lock-kind.ts", "slot-state.ts", "mutex.ts", "slot-table.ts", "range-lock.ts"];
-
-/** Makes the stepped classes, with every loop that only waits cut to `spins` rounds. */
-export function build(mutation: readonly Edit[] = [], limits: { spins?: number; bypass?: number } = {}): Build {
-  const bypassLimit = limits.bypass ?? 16;
-  const source = readSource(FILES, [
-    ...mutation,
-    { from: "const SPIN_LIMIT = 1500;", to: `const SPIN_LIMIT = ${limits.spins ?? 0};` },
-    { from: "rings = new Int32Array(2);", to: "rings = rings();" },
-    // Explorations have four threads at most.
-    { from: "const ALL_THREADS = -1;", to: "const ALL_THREADS = 15;" },
-    { from: "const RECOVERY_LIMIT = 50_000;", to: "const RECOVERY_LIMIT = 1;" },
-    { from: "const BYPASS_LIMIT = 16;", to: `const BYPASS_LIMIT = ${bypassLimit};` },
-  ]);
-  const statistics = source.slice(source.indexOf("  statistics() {"), source.indexOf("  *#placeLater("));
-  const steps = {
-    "this.#thread.table.ring(": "ring",
-    "thread.snapshot(": "snapshot",
-  };
-  const code = intoSteps(
-    source.replace(statistics, () => ""),
-    steps,
-  );
-  const hooks: Hooks = { rings: () => new Int32Array(2), fresh: () => true };
-  const rings = (): Int32Array => hooks.rings();
-  const fresh = (): true => hooks.fresh();
-  const classes = evaluate(code, ["RangeLock", "SlotTable"], { assert, BlockError, rings, fresh });
-  return { ...(classes as unknown as Omit<Build, "bypassLimit" | "hooks">), bypassLimit, hooks };
-}
-
-const MUTEX_WORD = 0;
-const TICKET_LOW = 16;
-const HEADER_WORDS = 64;
-const NOTE = 0x100;
-const WANTED = 22;
-const DEAD = 24;
-const STATISTICS = 32;
+import type { Build, Condition, SlotArrays, Step, SteppedLock, Stepper } from "./stepped-lock.ts";
 
 const RUN = 0;
 const CANCEL = 1;
@@ -139,8 +61,7 @@ export class World {
   readonly #threads: ThreadState[] = [];
   readonly #specification: Specification;
   readonly #held: Held[] = [];
-  readonly #usesTickets: boolean;
-  readonly #usesCancel: boolean;
+  readonly #privacy: Privacy;
   readonly #bypassAt: number;
   #deathsLeft: number;
   #unrecovered = 0;
@@ -155,8 +76,14 @@ export class World {
     this.#table = new made.SlotTable(this.#handle.memory, this.#handle.slots);
     this.#bypassAt = this.#table.states.byteOffset / 4 + this.#table.states.length;
     this.#specification = new Specification(made.bypassLimit);
-    this.#usesTickets = program.threads.some((actions) => actions.some((action) => action.do === "ticket"));
-    this.#usesCancel = program.threads.some((actions) => actions.some((action) => "cancelable" in action));
+    const actions = program.threads.flat();
+    this.#privacy = {
+      words: this.#words,
+      states: this.#table.states,
+      tickets: actions.some((action) => action.do === "ticket"),
+      cancels: actions.some((action) => "cancelable" in action),
+      deaths: program.deaths !== undefined,
+    };
     this.#deathsLeft = program.deaths ?? 0;
     this.#look();
     for (const actions of program.threads) this.#start(actions, -1);
@@ -168,16 +95,23 @@ export class World {
     for (const thread of this.#threads) {
       if (thread.dead || thread.next === undefined) continue;
       // What this thread does next, and what happens to it, commutes with all that others may do before: one order will do.
-      if (this.#isPrivate(thread)) return this.#choicesOf(thread);
+      if (isPrivate(this.#privacy, thread, this.#threads)) return this.#choicesOf(thread);
       choices.push(...this.#choicesOf(thread));
     }
     return choices;
   }
 
+  #canRun(thread: ThreadState): boolean {
+    const { next } = thread;
+    // A patient thread goes on when the mutex is free.
+    if (Array.isArray(next) && next[0] === "await") return this.#words[MUTEX_WORD] === 0;
+    return !thread.asleep || thread.rung;
+  }
+
   #choicesOf(thread: ThreadState): Choice[] {
     const at = thread.index * 3;
     const choices: Choice[] = [];
-    if (!thread.asleep || thread.rung) choices.push(at + RUN);
+    if (this.#canRun(thread)) choices.push(at + RUN);
     if (thread.cancelable && !thread.canceled) choices.push(at + CANCEL);
     if (this.#deathsLeft > 0) choices.push(at + KILL);
     return choices;
@@ -409,6 +343,7 @@ export class World {
       thread.rung = false;
       return 0;
     }
+    if (name === "await") return 0;
     const operation = Atomics[name as "load"] as (...operands: unknown[]) => number;
     return operation.apply(Atomics, args);
   }
@@ -477,38 +412,6 @@ export class World {
     frame.low ^= frame.low >>> 15;
     frame.high = Math.imul(frame.high ^ value, 0x1b56c4e9) + frame.low;
     frame.high ^= frame.high >>> 13;
-  }
-
-  #isPrivate(thread: ThreadState): boolean {
-    if (!Array.isArray(thread.next)) return false;
-    const [name, array, index] = thread.next as [string, unknown, number];
-    if (name === "snapshot") return false;
-    if (name === "ring") return this.#ringsNobodyElse(thread, array as number);
-    if (array === this.#table.states) return this.#isPrivateState(thread, name, index);
-    // Only the holder of the mutex looks at the count of tickets, unless somebody asks for a ticket. Threads from 32 on
-    // do not exist, statistics decide nothing, and where nobody dies nobody is marked dead.
-    if (index === TICKET_LOW) return !this.#usesTickets;
-    return (
-      index === WANTED + 1 || index === DEAD + 1 || index >= STATISTICS || (index === DEAD && !this.#program.deaths)
-    );
-  }
-
-  #ringsNobodyElse(thread: ThreadState, target: number): boolean {
-    const other = this.#threads[target];
-    return other === undefined || other === thread || other.dead || other.next === undefined;
-  }
-
-  /** See `slot-state.ts` for who may change a slot's word, and when. */
-  #isPrivateState(thread: ThreadState, name: string, slot: number): boolean {
-    const state = this.#table.states[slot] as number;
-    const phase = state & 7;
-    const own = ((state >> 6) & 63) === thread.index;
-    const holder = ((this.#words[MUTEX_WORD] as number) % NOTE) - 1 === thread.index;
-    if (phase === 2 && own && name === "load") return true;
-    if (!holder) return false;
-    if (phase === 2) return own;
-    if (phase === 1) return name === "load" && !this.#usesCancel;
-    return true;
   }
 
   #look(): void {

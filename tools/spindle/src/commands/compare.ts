@@ -1,5 +1,5 @@
 /** `spindle compare`: whether two images show the same disk. */
-import { BlockError, isBlockError } from "@spindle/base";
+import { type BlockError, isBlockError } from "@spindle/base";
 import { type Disk, openDisk } from "spindle";
 import { type Command, defineCommand } from "../command.ts";
 import { type Comparison, compareDisks, MapFailure, ReadFailure } from "../compare-disks.ts";
@@ -11,7 +11,8 @@ export const compare: Command = defineCommand({
   name: "compare",
   operands: "FILE1 FILE2",
   operandCount: { least: 2, most: 2, otherwise: "Expecting two image file names" },
-  about: "Compares what two images show. Exit code: 0 the same, 1 different, 2 not opened, 3 map not read, 4 data not read.",
+  about:
+    "Compares what two images show. Exit code: 0 the same, 1 different, 2 not opened, 3 map not read, 4 data not read.",
   options: {
     format: { ...FORMAT, help: "the first image's format (default: found by looking at it)" },
     "second-format": { short: "F", value: "FORMAT", help: "the second image's format" },

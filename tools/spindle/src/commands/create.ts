@@ -11,13 +11,19 @@ export const create: Command = defineCommand({
   name: "create",
   operands: "FILE [SIZE]",
   operandCount: { least: 1, most: 2, otherwise: "Expecting image file name" },
-  about: "Creates an image. SIZE is in bytes, or has k, M, G, T, P or E behind it; an overlay is as large as its backing file.",
+  about:
+    "Creates an image. SIZE is in bytes, or has k, M, G, T, P or E behind it; an overlay is as large as its backing file.",
   options: {
     format: { short: "f", value: "FORMAT", help: "the image's format (default: raw)" },
     backing: { short: "b", value: "FILE", help: "the backing file, as its name counts from the new image's folder" },
     "backing-format": { short: "F", value: "FORMAT", help: "the backing file's format; it has to be told" },
     "backing-unsafe": { short: "u", help: "do not open the backing file" },
-    options: { short: "o", value: "KEY=VALUE,...", many: true, help: "options of the format, such as cluster_size=64k" },
+    options: {
+      short: "o",
+      value: "KEY=VALUE,...",
+      many: true,
+      help: "options of the format, such as cluster_size=64k",
+    },
     quiet: { short: "q", help: "print nothing" },
     "allow-backing": ALLOW_BACKING,
   },

@@ -2,6 +2,7 @@
  * The demo's machine: one virtio-blk device over a disk, a queue worker and a guest for each of its virtqueues, each on a
  * thread of its own.
  */
+import { setTimeout as delay } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { SECTOR_SIZE } from "@spindle/base";
 import { type BlockNode, PortServer } from "@spindle/block";
@@ -13,7 +14,11 @@ import { GuestStatistics } from "./guest-statistics.ts";
 import type { BaseImage, GuestThreadData, GuestThreadReport } from "./guest-thread.ts";
 import type { QueueThreadData } from "./queue-thread.ts";
 
-export const QUEUE_DEPTH = 16;
+const QUEUE_DEPTH = 16;
+
+/** A guest that has verified so many sectors is under way. */
+const WARM_UP_SECTORS = 2_000;
+const WARM_UP_POLL_MS = 20;
 
 export interface MachineOptions {
   readonly session: Session;
@@ -77,6 +82,12 @@ export class DemoMachine {
       );
     }
     return machine;
+  }
+
+  /** Waits until the guests are at work: starting threads takes a while. */
+  async warmUp(): Promise<void> {
+    const enough = this.#guestThreads.length * WARM_UP_SECTORS;
+    while (this.statistics.sectorsVerified < enough) await Promise.race([delay(WARM_UP_POLL_MS), this.failure]);
   }
 
   /** Rejects when a guest or a queue worker fails; never resolves. */

@@ -91,6 +91,7 @@ class Demo {
     const { guests, workers, seed, seconds } = this.#options;
     this.#progress.say(`${guests} guests at queue depth 16 on ${formatSize(node.length)}, seed ${seed}`);
     const machine = await DemoMachine.start({ session, node, base, guests, seed });
+    await machine.warmUp();
     const times: Record<Phase, number> = { before: 0, during: 0, after: 0 };
     const phase = async <T>(name: Phase, body: () => Promise<T>): Promise<T> => {
       machine.statistics.enter(name);

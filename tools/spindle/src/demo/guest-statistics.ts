@@ -7,6 +7,7 @@ import { LatencyHistogram } from "@spindle/workload";
 export const PHASES = ["before", "during", "after"] as const;
 export type Phase = (typeof PHASES)[number];
 
+/** The phase's index plus one: what happens before the first phase is not counted. */
 const PHASE_WORD = 0;
 const STOP_WORD = 1;
 const WRONG_WORD = 2;
@@ -35,7 +36,7 @@ export class GuestStatistics {
   }
 
   enter(phase: Phase): void {
-    Atomics.store(this.#control, PHASE_WORD, PHASES.indexOf(phase));
+    Atomics.store(this.#control, PHASE_WORD, PHASES.indexOf(phase) + 1);
   }
 
   stop(): void {
@@ -47,7 +48,7 @@ export class GuestStatistics {
   }
 
   completed(durationMs: number): void {
-    this.#latencies[Atomics.load(this.#control, PHASE_WORD)]?.add(durationMs);
+    this.#latencies[Atomics.load(this.#control, PHASE_WORD) - 1]?.add(durationMs);
   }
 
   verified(sectors: number): void {

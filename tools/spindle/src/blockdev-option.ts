@@ -1,0 +1,106 @@
+/**
+ * The value of `--blockdev`: JSON, or QEMU's `key=value,key=value`, in which dots lead into nested objects and numbers
+ * into lists. There every value is a text; it becomes what the driver's option wants.
+ */
+
+import { parseSize } from "@spindle/base";
+import type { DriverRegistry, OptionRecord, OptionType } from "@spindle/block";
+import { UsageError } from "./command.ts";
+import { parsePairs } from "./key-value.ts";
+
+/** @returns options as `blockdev-add` takes them. @throws {UsageError} when the text is neither. */
+export function parseBlockdev(text: string, registry: DriverRegistry): OptionRecord {
+  if (text.trimStart().startsWith("{")) return parseJson(text);
+  const tree = buildTree(parsePairs(text));
+  return typedNode(tree, registry);
+}
+
+function parseJson(text: string): OptionRecord {
+  try {
+    return JSON.parse(text) as OptionRecord;
+  } catch (error) {
+    throw new UsageError(`--blockdev: ${(error as Error).message}`);
+  }
+}
+
+interface Tree {
+  [key: string]: string | Tree;
+}
+
+function buildTree(pairs: readonly (readonly [key: string, value: string])[]): Tree {
+  const root = emptyTree();
+  for (const [path, value] of pairs) {
+    const keys = path.split(".");
+    const last = keys.pop() as string;
+    let tree = root;
+    for (const key of keys) {
+      const inner = tree[key] ?? emptyTree();
+      if (typeof inner === "string") throw new UsageError(`--blockdev: '${path}' is below '${key}', which has a value`);
+      tree[key] = inner;
+      tree = inner;
+    }
+    if (last === "" || typeof tree[last] === "object")
+      throw new UsageError(`--blockdev: '${path}' cannot have a value`);
+    tree[last] = value;
+  }
+  return root;
+}
+
+/** Without a prototype, so that no key means anything special. */
+function emptyTree(): Tree {
+  return Object.create(null) as Tree;
+}
+
+/** One node's options; its driver says of which types they are. What it does not know is left for it to refuse. */
+function typedNode(tree: Tree, registry: DriverRegistry): OptionRecord {
+  const { driver } = tree;
+  const known = typeof driver === "string" && registry.names().includes(driver) ? registry.get(driver).options : {};
+  const entries = Object.entries(tree).map(([key, value]): [string, unknown] => {
+    if ((key === "file" || key === "backing") && typeof value === "object") return [key, typedNode(value, registry)];
+    if (key === "backing" && value === "") return [key, null];
+    const type = key === "read-only" ? "boolean" : Object.hasOwn(known, key) ? known[key] : undefined;
+    return [key, typedValue(key, value, type)];
+  });
+  return Object.fromEntries(entries);
+}
+
+const SWITCHES: Readonly<Record<string, boolean>> = {
+  on: true,
+  yes: true,
+  true: true,
+  off: false,
+  no: false,
+  false: false,
+};
+
+function typedValue(key: string, value: string | Tree, type: OptionType | undefined): unknown {
+  if (typeof value === "object") return guessed(value);
+  switch (type) {
+    case "boolean":
+      if (!Object.hasOwn(SWITCHES, value)) throw new UsageError(`Parameter '${key}' expects 'on' or 'off'`);
+      return SWITCHES[value];
+    case "number":
+      return sizeValue(key, value);
+    default:
+      return value;
+  }
+}
+
+function sizeValue(key: string, text: string): number {
+  try {
+    return parseSize(text);
+  } catch {
+    throw new UsageError(`Parameter '${key}' expects a number`);
+  }
+}
+
+/** Values whose types no driver tells: lists where all keys are numbers, and numbers and switches where they look so. */
+function guessed(value: string | Tree): unknown {
+  if (typeof value === "string") {
+    if (/^\d+$/.test(value)) return Number(value);
+    return Object.hasOwn(SWITCHES, value) ? SWITCHES[value] : value;
+  }
+  const entries = Object.entries(value);
+  if (entries.every(([key], index) => key === String(index))) return entries.map(([, item]) => guessed(item));
+  return Object.fromEntries(entries.map(([key, item]) => [key, guessed(item)]));
+}

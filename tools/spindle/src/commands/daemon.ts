@@ -1,0 +1,115 @@
+/** `spindle daemon`: opens a graph of images, and takes commands over QMP and HMP until it is told to end. */
+import { rmSync, writeFileSync } from "node:fs";
+import { BlockError } from "@spindle/base";
+import { type ByteConnection, listenUnix, standardConnection, type UnixListener } from "@spindle/host-node";
+import { Monitor, type Session as MonitorSession, type WallClock } from "@spindle/monitor";
+import { Session } from "spindle";
+import { parseBlockdev } from "../blockdev-option.ts";
+import { type Command, defineCommand, numberOption, UsageError } from "../command.ts";
+import { SignalWatch } from "../ending-signals.ts";
+import { EXIT_OK } from "../exit-codes.ts";
+import { ALLOW_BACKING } from "../image-options.ts";
+import { type MonitorPlace, parseMonitorPlace } from "../monitor-option.ts";
+import { VERSION_NUMBERS } from "../version.ts";
+
+const WORKERS_MAX = 32;
+
+export const daemon: Command = defineCommand({
+  name: "daemon",
+  operands: "",
+  operandCount: { least: 0, most: 0, otherwise: "no operand is expected" },
+  about:
+    "Opens images and serves monitors until 'quit' or a signal. Values of --blockdev are KEY=VALUE,... or JSON, as QEMU's\n" +
+    "blockdev-add takes them; a place is unix:PATH, whose socket nobody but this user may use, or stdio.",
+  options: {
+    blockdev: { value: "OPTIONS", many: true, help: "open a node; a later one may use it by its name" },
+    qmp: { value: "PLACE", many: true, help: "serve QMP here" },
+    hmp: { value: "PLACE", many: true, help: "serve the human monitor here" },
+    workers: { value: "N", help: `copy workers of each stream job, 0 to ${WORKERS_MAX} (default: 2)` },
+    pidfile: { value: "FILE", help: "write the process's number here when everything is open" },
+    "allow-backing": ALLOW_BACKING,
+  },
+  async run(values) {
+    const places = [
+      ...values.qmp.map((text) => ({ language: "qmp" as const, place: parseMonitorPlace("qmp", text) })),
+      ...values.hmp.map((text) => ({ language: "hmp" as const, place: parseMonitorPlace("hmp", text) })),
+    ];
+    if (places.length === 0) throw new UsageError("a daemon without a monitor takes no commands: give --qmp or --hmp");
+    if (places.filter(({ place }) => place.kind === "stdio").length > 1)
+      throw new UsageError("only one monitor can use stdio");
+    const workers = numberOption("number of workers", values.workers, 0, WORKERS_MAX);
+    await using session = new Session({
+      allowBacking: values["allow-backing"],
+      ...(workers === undefined ? {} : { workers }),
+    });
+    await serve(session, { blockdevs: values.blockdev, places, pidfile: values.pidfile });
+    return EXIT_OK;
+  },
+});
+
+interface Service {
+  readonly blockdevs: readonly string[];
+  readonly places: readonly { readonly language: "qmp" | "hmp"; readonly place: MonitorPlace }[];
+  readonly pidfile: string | undefined;
+}
+
+/** Opens everything, and returns when `quit` was said or a signal has come. */
+async function serve(session: Session, { blockdevs, places, pidfile }: Service): Promise<void> {
+  let end = (): void => {};
+  const ended = new Promise<void>((resolve) => {
+    end = resolve;
+  });
+  using _signals = new SignalWatch(end);
+  for (const text of blockdevs) await openNode(session, text);
+  const { graph, jobs, createCopier, runner } = session;
+  const { clock } = session.environment;
+  const monitor = new Monitor({
+    graph,
+    jobs,
+    createCopier,
+    runner,
+    clock,
+    wallClock,
+    version: VERSION_NUMBERS,
+    onQuit: end,
+  });
+  const listeners: UnixListener[] = [];
+  try {
+    for (const { language, place } of places) {
+      const accept = (connection: ByteConnection): void => {
+        attach(connection, language === "qmp" ? monitor.openQmp(connection) : monitor.openHmp(connection));
+      };
+      if (place.kind === "stdio") accept(standardConnection());
+      else listeners.push(await listenUnix(place.path, accept));
+    }
+    if (pidfile !== undefined) writePidfile(pidfile);
+    await ended;
+  } finally {
+    monitor.close();
+    for (const listener of listeners) await listener.close();
+    if (pidfile !== undefined) rmSync(pidfile, { force: true });
+    process.stdin.destroy();
+  }
+}
+
+async function openNode(session: Session, text: string): Promise<void> {
+  const options = parseBlockdev(text, session.graph.registry);
+  if (options["node-name"] === undefined)
+    throw new BlockError("EINVAL", "'node-name' must be specified for the root node");
+  await session.run(session.graph.open(options));
+}
+
+function attach(connection: ByteConnection, conversation: MonitorSession): void {
+  connection.onData = (bytes) => conversation.receive(bytes);
+  connection.onEnd = () => conversation.end();
+}
+
+function writePidfile(file: string): void {
+  try {
+    writeFileSync(file, `${process.pid}\n`);
+  } catch (error) {
+    throw new BlockError("EIO", `Could not write '${file}': ${(error as Error).message}`, { path: file }, error);
+  }
+}
+
+const wallClock: WallClock = { nowMicroseconds: () => Math.floor((performance.timeOrigin + performance.now()) * 1000) };
