@@ -20,8 +20,8 @@ const HELD = 1;
 const ARRIVED = 2;
 const RANGE = 65_536;
 const BATCH = 1_000;
-/** Long enough that the waiter, once it has arrived, sleeps. */
-const SLEEP_MS = 0.2;
+/** A waiter that has arrived sleeps after this long. */
+const ASLEEP_AFTER_MS = 0.2;
 
 const work = workerData as RangeLockWork;
 const thread = new ThreadTable(work.threads).attach();
@@ -31,7 +31,8 @@ const control = new Int32Array(work.control);
 const results = new Float64Array(work.results);
 
 Atomics.add(control, READY, 1);
-spinUntil(() => Atomics.load(control, READY) === 2);
+Atomics.notify(control, READY);
+awaitTold(READY, 2);
 if (work.role === "own-range") useOwnRange();
 else if (work.role === "holder") hold();
 else wait();
@@ -53,25 +54,25 @@ function* acquireOften(): Co<void> {
 function hold(): void {
   for (let round = 1; round <= work.rounds; round++) {
     const slot = runner.run(lock.acquire(LockKind.exclusiveWrite, 0, RANGE));
-    Atomics.store(control, HELD, round);
-    spinUntil(() => Atomics.load(control, ARRIVED) === round);
-    const sleptUntil = performance.now() + SLEEP_MS;
-    spinUntil(() => performance.now() >= sleptUntil);
+    tell(HELD, round);
+    awaitTold(ARRIVED, round);
+    const asleepMs = performance.now() + ASLEEP_AFTER_MS;
+    while (performance.now() < asleepMs);
     results[round - 1] = hostNanoseconds();
     lock.release(slot);
-    spinUntil(() => Atomics.load(control, ARRIVED) === -round);
+    awaitTold(ARRIVED, -round);
   }
 }
 
 /** Asks for the range while it is held, and makes of the time of its release the time until it woke. */
 function wait(): void {
   for (let round = 1; round <= work.rounds; round++) {
-    spinUntil(() => Atomics.load(control, HELD) === round);
-    Atomics.store(control, ARRIVED, round);
+    awaitTold(HELD, round);
+    tell(ARRIVED, round);
     const slot = runner.run(lock.acquire(LockKind.exclusiveWrite, 0, RANGE));
     results[round - 1] = hostNanoseconds() - (results[round - 1] as number);
     lock.release(slot);
-    Atomics.store(control, ARRIVED, -round);
+    tell(ARRIVED, -round);
   }
 }
 
@@ -80,6 +81,12 @@ function hostNanoseconds(): number {
   return Number(process.hrtime.bigint());
 }
 
-function spinUntil(ready: () => boolean): void {
-  while (!ready());
+function tell(word: number, value: number): void {
+  Atomics.store(control, word, value);
+  Atomics.notify(control, word);
+}
+
+function awaitTold(word: number, value: number): void {
+  for (let seen = Atomics.load(control, word); seen !== value; seen = Atomics.load(control, word))
+    Atomics.wait(control, word, seen);
 }

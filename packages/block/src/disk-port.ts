@@ -3,7 +3,7 @@
  * the mapping cache and done here, straight between the caller's buffers and the descriptor; everything else goes to
  * the owner. Both kinds register with the node's tracker.
  */
-import { alignDown, alignUp, BlockError, type Co, decodeError, type ErrnoName } from "@spindle/base";
+import { alignDown, alignUp, BlockError, type Clock, type Co, decodeError, type ErrnoName } from "@spindle/base";
 import { LockKind, RangeLock, type RangeLockHandle, type Thread } from "@spindle/shared-memory";
 import type { Disk } from "./backend.ts";
 import type { WriteFlags } from "./driver.ts";
@@ -59,14 +59,17 @@ export class DiskPort implements Disk {
   readonly #reply = new Float64Array(2);
   readonly #place: Place = { descriptor: 0, hostOffset: 0, writable: false };
 
-  /** Connects the calling thread; a handle serves one thread. */
-  constructor(handle: DiskPortHandle, thread: Thread, io: DescriptorIo) {
+  /**
+   * Connects the calling thread; a handle serves one thread.
+   * @param clock measures how long requests wait for others; without one it is not measured
+   */
+  constructor(handle: DiskPortHandle, thread: Thread, io: DescriptorIo, clock?: Clock) {
     this.#handle = handle;
     this.#thread = thread;
     this.#io = io;
     this.length = handle.length;
     this.readOnly = handle.readOnly;
-    this.#tracker = new RangeLock(handle.tracker, thread);
+    this.#tracker = new RangeLock(handle.tracker, thread, clock);
     this.#mapping = new MappingCache(handle.mapping);
     this.#channel = new PortChannel(handle.channel);
     this.#channel.clientThread = thread.index;

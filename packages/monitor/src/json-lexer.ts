@@ -1,7 +1,7 @@
 /**
  * Cuts a stream of bytes into JSON tokens as QEMU's lexer does (qobject/json-lexer.c): strings in double or single
- * quotes, no comments, and after a byte that fits nowhere everything is skipped up to the next control character or
- * structural character. Each byte is looked at once.
+ * quotes, no comments, and after a byte that fits nowhere everything is skipped up to the next control character (but
+ * no tab) or structural character. Each byte is looked at once.
  */
 
 export type TokenType =
@@ -65,6 +65,7 @@ const STRUCTURAL: ReadonlyMap<number, TokenType> = new Map(
 const DOUBLE_QUOTE = 0x22;
 const SINGLE_QUOTE = 0x27;
 const BACKSLASH = 0x5c;
+const TAB = 0x09;
 
 export class JsonLexer {
   #chunks: Uint8Array[] = [];
@@ -146,7 +147,7 @@ export class JsonLexer {
       case "keyword":
         return isLetter(byte) ? this.#take(byte, "keyword") : "keyword";
       case "recovery":
-        if (byte < 0x20 || byte > 0xfd || STRUCTURAL.has(byte)) this.#state = "start";
+        if ((byte < 0x20 && byte !== TAB) || byte > 0xfd || STRUCTURAL.has(byte)) this.#state = "start";
         else this.#position += 1;
         return undefined;
       default:
@@ -155,7 +156,7 @@ export class JsonLexer {
   }
 
   #begin(byte: number): TokenType | undefined {
-    if (byte === 0x20 || byte === 0x0a || byte === 0x0d || byte === 0x09) {
+    if (byte === 0x20 || byte === 0x0a || byte === 0x0d || byte === TAB) {
       this.#position += 1;
       return undefined;
     }

@@ -96,9 +96,9 @@ function nearlyJson(random: SeededRandom): Buffer {
 const RESYNC = Buffer.from(`\xff\n${"]}".repeat(40)}\n`, "latin1");
 
 describe.skipIf(daemon === undefined)("beside qemu-storage-daemon", () => {
-  it("reads 3,000 broken documents alike", () => {
+  it("reads 1,000 broken documents alike", () => {
     const random = new SeededRandom(20);
-    const documents = Array.from({ length: 3000 }, () => nearlyJson(random));
+    const documents = Array.from({ length: 1000 }, () => nearlyJson(random));
     const stream = Buffer.concat([
       Buffer.from('{"execute":"qmp_capabilities"}'),
       ...documents.flatMap((each) => [each, Buffer.from("\n")]),
@@ -110,7 +110,7 @@ describe.skipIf(daemon === undefined)("beside qemu-storage-daemon", () => {
     client.sayBytes(stream);
     const ourLines = client.take().split("\r\n").map(normalize);
     const theirLines = theirs.stdout.toString().split("\r\n").map(normalize);
-    expect(theirLines.length).toBeGreaterThan(10_000);
+    expect(theirLines.length).toBeGreaterThan(3000);
     const first = theirLines.findIndex((line, index) => index > 0 && line !== ourLines[index]);
     expect(ourLines.slice(first, first + 3)).toEqual(first < 0 ? [] : theirLines.slice(first, first + 3));
     expect(ourLines.length).toBe(theirLines.length);
@@ -318,7 +318,6 @@ const HMP_LINES: readonly string[] = [
   "block_job_set_speed a 1.5B",
   "block_job_set_speed a -1",
   "block_job_set_speed a 1x",
-  "block_job_set_speed a 1e3",
   "block_job_set_speed a 99999999999999999999",
   'block_job_set_speed "a b" 1',
   'block_job_set_speed "a\\"b" 1',

@@ -16,9 +16,7 @@ describe("an HMP session", () => {
     expect(client.take()).toBe(`Spindle 7.2.22 monitor - type 'help' for more information\r\n${PROMPT}`);
     expect(client.say("\n").take()).toBe(PROMPT);
     expect(client.say("foo\r\n").take()).toBe(`unknown command: 'foo'\r\n${PROMPT}`);
-    expect(client.say("a\rb\nc").take()).toBe(
-      `unknown command: 'a'\r\n${PROMPT}unknown command: 'b'\r\n${PROMPT}`,
-    );
+    expect(client.say("a\rb\nc").take()).toBe(`unknown command: 'a'\r\n${PROMPT}unknown command: 'b'\r\n${PROMPT}`);
     expect(client.say("d\n").take()).toBe(`unknown command: 'cd'\r\n${PROMPT}`);
   });
 
@@ -35,9 +33,7 @@ describe("an HMP session", () => {
     expect(print(client, "block_job_set_speed top 2")).toBe("");
     expect(print(client, "info block-jobs")).toContain("speed limit 2097152 bytes/s");
     expect(print(client, "block_job_pause top")).toBe("");
-    expect(print(client, "block_job_cancel top")).toBe(
-      "Error: The block job for device 'top' is currently paused\n",
-    );
+    expect(print(client, "block_job_cancel top")).toBe("Error: The block job for device 'top' is currently paused\n");
     expect(print(client, "block_job_resume top")).toBe("");
     expect(print(client, "block_job_complete top")).toBe(
       "Error: Job 'top' in state 'running' cannot accept command verb 'complete'\n",
@@ -54,8 +50,7 @@ describe("an HMP session", () => {
     rig.addChain(rig.qmp());
     const client = rig.hmp();
     client.take();
-    const top =
-      "top: top (layer)\n    Cache mode:       writeback\n    Backing file:     base (chain depth: 1)\n";
+    const top = "top: top (layer)\n    Cache mode:       writeback\n    Backing file:     base (chain depth: 1)\n";
     expect(print(client, "info block")).toBe(top);
     expect(print(client, "info block top")).toBe(top);
     expect(print(client, "info block -n").split("\n\n")).toHaveLength(3);
@@ -103,6 +98,6 @@ describe("an HMP session", () => {
     expect(print(client, "").length).toBeLessThan(5000);
     client.sayBytes(Uint8Array.from({ length: 256 }, (_, index) => index));
     client.take();
-    expect(print(client, '\ninfo block-jobs')).toContain("No active jobs");
+    expect(print(client, "\ninfo block-jobs")).toContain("No active jobs");
   });
 });

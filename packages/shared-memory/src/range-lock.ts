@@ -3,12 +3,13 @@
  * request registers its range and kind before it looks at anything, and the table of docs/locking.md says who waits
  * for whom. First come, first served, guests before copies; whoever releases grants what waited, and rings.
  */
-import { assert, BlockError, type Co } from "@spindle/base";
+import { assert, BlockError, type Clock, type Co } from "@spindle/base";
 import { conflict, type LockKind } from "./lock-kind.ts";
 import { Mutex } from "./mutex.ts";
 import { generationOf, inPhase, kindOf, Phase, phaseOf, slotState, threadOf } from "./slot-state.ts";
 import { BEFORE_ALL, LAST, MUTEX_WORD, NONE, SlotTable, STATISTICS } from "./slot-table.ts";
 import type { Thread } from "./thread-table.ts";
+import { WaitMeter, waitedMs } from "./wait-meter.ts";
 
 /** Requests in flight and waiting, unless `slots` says otherwise. */
 const DEFAULT_SLOTS = 2048;
@@ -43,6 +44,9 @@ export interface RangeLockStatistics {
   readonly waits: number;
   /** `waitedFor[asked][held]`: requests of kind `asked` that first met one of kind `held`. */
   readonly waitedFor: readonly (readonly number[])[];
+  /** Milliseconds that granted requests waited for others, where a clock measures it. */
+  readonly waitedMs: number;
+  readonly longestWaitMs: number;
   /** Times that all slots were taken. */
   readonly slotWaits: number;
   /** Times that the mutex stayed taken for so long that a request slept. */
@@ -55,6 +59,7 @@ export class RangeLock {
   readonly #thread: Thread;
   readonly #table: SlotTable;
   readonly #mutex: Mutex;
+  readonly #meter: WaitMeter | undefined;
 
   /** @param options `slots`: requests in flight and waiting at most, 1 to 2048; more of them wait for a slot */
   static create(options: { slots?: number } = {}): RangeLockHandle {
@@ -63,9 +68,13 @@ export class RangeLock {
     return { memory: SlotTable.create(slots), slots };
   }
 
-  /** @param thread the calling thread; all users of one lock are attached to the same thread table */
-  constructor(handle: RangeLockHandle, thread: Thread) {
+  /**
+   * @param thread the calling thread; all users of one lock are attached to the same thread table
+   * @param clock measures how long this thread's requests wait; without one it is not measured
+   */
+  constructor(handle: RangeLockHandle, thread: Thread, clock?: Clock) {
     this.handle = handle;
+    this.#meter = clock === undefined ? undefined : new WaitMeter(handle.memory, clock);
     this.#thread = thread;
     this.#table = new SlotTable(handle.memory, handle.slots);
     this.#mutex = new Mutex(this.#table.words, MUTEX_WORD, thread.index);
@@ -92,7 +101,9 @@ export class RangeLock {
     if (placed === NONE) placed = yield* this.#placeLater(kind, start, end, canceled);
     if (placed >= 0) return placed;
     const token = -2 - placed;
+    const beganMs = this.#meter?.begin();
     if (!(yield* this.#granted(token, kind, canceled))) throw cancellation(start, end);
+    if (beganMs !== undefined) this.#meter?.end(beganMs);
     return token;
   }
 
@@ -191,7 +202,16 @@ export class RangeLock {
     );
     const waits = waitedFor.flat().reduce((sum, number) => sum + number, 0);
     const slotWaits = count(kinds * kinds);
-    return { requests: this.ticket(), waits, waitedFor, slotWaits, mutexWaits: count(kinds * kinds + 1) };
+    const { total, longest } = waitedMs(this.handle.memory);
+    return {
+      requests: this.ticket(),
+      waits,
+      waitedFor,
+      waitedMs: total,
+      longestWaitMs: longest,
+      slotWaits,
+      mutexWaits: count(kinds * kinds + 1),
+    };
   }
 
   /** Enters the request as soon as the mutex and a slot can be had: whoever has them rings. */

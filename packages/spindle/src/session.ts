@@ -48,7 +48,7 @@ export class Session implements AsyncDisposable {
       environment: this.environment,
       registry: driverRegistry(),
       backingPolicy: new HostBackingPolicy({ allowedFolders: options.allowBacking ?? [] }),
-      createTracker: () => new RangeLock(RangeLock.create(), thread),
+      createTracker: () => new RangeLock(RangeLock.create(), thread, this.environment.clock),
     });
     this.jobs = new JobRegistry({ clock: this.environment.clock, runner, wake: () => runner.wake() });
     this.createCopier = this.copiers(options.workers ?? WORKERS_DEFAULT);

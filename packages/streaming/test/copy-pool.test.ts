@@ -66,7 +66,7 @@ describe("streaming with copy workers", () => {
     const world = makeWorld();
     const { content, top } = await simpleChain(world, 32 * MIB, 2);
     const model = Buffer.from(content);
-    const job = await world.start(top, { speed: 4 * MIB });
+    const job = await world.start(top, { speed: MIB });
     void world.untilWorkers(job).then(() => job.setSpeed(20 * MIB));
     const random = new SeededRandom(7);
     const guest = async (self: number): Promise<void> => {
@@ -233,7 +233,7 @@ describe("copy workers that die", () => {
     try {
       const world = makeWorld();
       const { content, top } = await slowChain(world, 64 * MIB, 13);
-      const job = await world.start(top, { speed: 4 * MIB });
+      const job = await world.start(top, { speed: MIB });
       const statistics = () => job.blockJobInfo()["x-statistics"] ?? {};
       for (let death = 1; death <= 3; death++) {
         await world.untilWorkers(job);
@@ -241,7 +241,7 @@ describe("copy workers that die", () => {
         await soon(30);
         expect(statistics()["copies-in-flight"]).toBeGreaterThan(0);
         await Promise.all([...threads].map((worker) => worker.terminate()));
-        job.setSpeed(4 * MIB);
+        job.setSpeed(MIB);
       }
       job.setSpeed(0);
       await world.runner.run(job.ended());

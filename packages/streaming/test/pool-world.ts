@@ -83,7 +83,7 @@ export class PoolWorld {
 
   /** The same, slowly until the workers are there, so that they have the most of it to do. */
   async streamOnWorkers(node: BlockNode, options: Partial<StreamOptions> = {}): Promise<Job> {
-    const job = await this.start(node, { speed: 4 * MIB, ...options });
+    const job = await this.start(node, { speed: MIB, ...options });
     await this.untilWorkers(job);
     job.setSpeed(0);
     await this.runner.run(job.ended());

@@ -7,6 +7,10 @@ export interface CommandEntry {
 }
 
 export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
+  demo: {
+    summary: "stream a live image under guests and verify every sector",
+    load: async () => (await import("./commands/demo.ts")).demo,
+  },
   create: {
     summary: "create an image",
     load: async () => (await import("./commands/create.ts")).create,

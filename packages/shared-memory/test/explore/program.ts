@@ -68,7 +68,7 @@ export function* pairs(
   }
 }
 
-/** Whether some action of one thread can meet one of another: programs without that explore nothing. */
+/** In the order of their numbers. */
 export const ALL_KINDS: readonly LockKind[] = [
   LockKind.read,
   LockKind.write,

@@ -54,7 +54,6 @@ interface Held extends Range {
 
 export class World {
   readonly #build: Build;
-  readonly #program: Program;
   readonly #handle: { memory: SharedArrayBuffer; slots: number };
   readonly #words: Int32Array;
   readonly #table: SlotArrays;
@@ -70,7 +69,6 @@ export class World {
 
   constructor(made: Build, program: Program) {
     this.#build = made;
-    this.#program = program;
     this.#handle = made.RangeLock.create({ slots: program.slots ?? program.threads.length });
     this.#words = new Int32Array(this.#handle.memory);
     this.#table = new made.SlotTable(this.#handle.memory, this.#handle.slots);

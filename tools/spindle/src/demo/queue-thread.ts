@@ -16,9 +16,10 @@ export interface QueueThreadData {
 
 const data = workerData as QueueThreadData;
 const thread = new ThreadTable(data.device.threads).attach();
-const runner = new SyncRunner(nodeEnvironment().clock, thread);
+const { clock } = nodeEnvironment();
+const runner = new SyncRunner(clock, thread);
 const stop = new Int32Array(data.stop);
-const disk = new DiskPort(data.port, thread, descriptorIo);
+const disk = new DiskPort(data.port, thread, descriptorIo, clock);
 
 serveQueues({
   device: data.device,

@@ -1,0 +1,127 @@
+import { afterAll, describe, expect, it } from "vitest";
+import { LockKind } from "../../src/index.ts";
+import { explore } from "./explore.ts";
+import { type Action, ALL_KINDS, cancelable, named, type Program, pairs, use } from "./program.ts";
+import { build } from "./stepped-lock.ts";
+
+const LONG = process.env["SPINDLE_LONG"] === "1";
+const { read, write, exclusiveWrite, copy, change } = LockKind;
+
+const lock = build();
+const patient = build([], { patient: true });
+const copiesPassedOnce = build([], { patient: true, bypass: 1 });
+
+const TEN_USES = ALL_KINDS.flatMap((kind) => [use(kind, 0, 2), use(kind, 1, 3)]);
+const FOUR_USES = [use(exclusiveWrite, 0, 2), use(copy, 1, 3), use(read, 0, 3), use(change, 0, 3)];
+
+function take(kind: LockKind, start: number, end: number): Action {
+  return { do: "take", kind, start, end };
+}
+const drop: Action = { do: "drop" };
+const ticket: Action = { do: "ticket" };
+
+const counts = new Map<string, { programs: number; states: number }>();
+
+/** Explores every program to its end and expects that nothing goes wrong anywhere. */
+function holds(group: string, made: typeof lock, programs: Iterable<Program>): void {
+  const count = { programs: 0, states: 0 };
+  for (const program of programs) {
+    const { states, violation } = explore(made, program, LONG ? 40_000_000 : 3_000_000);
+    expect(violation).toBeUndefined();
+    count.programs += 1;
+    count.states += states;
+  }
+  counts.set(group, count);
+}
+
+afterAll(() => {
+  for (const [group, { programs, states }] of counts) console.log(`${group}: ${programs} programs, ${states} states`);
+});
+
+describe("the range lock, at every interleaving of its atomic steps,", () => {
+  it("serves two threads with one request each, of all kinds", () => {
+    holds("two threads, one request each", lock, pairs(TEN_USES, 1));
+  });
+
+  it("serves two threads with two requests each", () => {
+    holds("two threads, two requests each", patient, pairs(LONG ? TEN_USES : FOUR_USES, 2));
+    if (LONG) holds("two threads, two requests each, impatient", lock, pairs(FOUR_USES, 2));
+  });
+
+  it("serves three threads", () => {
+    const programs = [
+      named([[use(exclusiveWrite, 0, 2)], [use(exclusiveWrite, 1, 3)], [use(copy, 0, 3)]]),
+      named([[use(read, 0, 2)], [use(change, 1, 3)], [use(read, 0, 3)]]),
+      named([[use(write, 0, 2)], [use(copy, 1, 4)], [use(exclusiveWrite, 3, 5)]]),
+      named([[use(copy, 0, 2)], [use(copy, 1, 3)], [use(write, 2, 4)]]),
+      named([[use(change, 0, 2)], [use(change, 1, 3)], [use(write, 0, 1)]]),
+    ];
+    holds("three threads", patient, programs);
+    if (LONG) holds("three threads, impatient", lock, programs);
+  });
+
+  it("lets waiting copies be overtaken as often as it says, and no more", () => {
+    holds("copies overtaken at most once", copiesPassedOnce, [
+      named([[use(copy, 0, 2)], [take(write, 0, 2), use(write, 1, 2), drop]], { slots: 3 }),
+      named([[use(copy, 0, 2)], [take(write, 0, 1), use(write, 1, 2), use(write, 1, 2), drop]], { slots: 3 }),
+      named([[use(copy, 0, 2)], [use(exclusiveWrite, 0, 1), use(write, 1, 2)], [use(exclusiveWrite, 1, 3)]], {
+        slots: 3,
+      }),
+      named([[take(exclusiveWrite, 2, 4), drop], [use(copy, 0, 2)], [use(exclusiveWrite, 1, 3)]], { slots: 3 }),
+    ]);
+  });
+
+  it("lets requests be canceled at any moment", () => {
+    holds("canceled", lock, [
+      named([[use(exclusiveWrite, 0, 2)], [cancelable(exclusiveWrite, 1, 3)]]),
+      named([[cancelable(exclusiveWrite, 0, 2)], [cancelable(copy, 1, 3)]]),
+    ]);
+    holds("canceled, three threads", patient, [
+      named([[use(read, 0, 2)], [cancelable(change, 0, 3)], [use(read, 0, 3)]]),
+      named([[use(exclusiveWrite, 0, 2)], [cancelable(exclusiveWrite, 1, 3)], [use(copy, 0, 3)]]),
+    ]);
+  });
+
+  it("lets requests wait for slots", () => {
+    holds("too few slots", lock, [
+      ...pairs([use(exclusiveWrite, 0, 2), use(read, 1, 3)], 1, { slots: 1 }),
+      ...pairs([use(exclusiveWrite, 0, 2), use(read, 1, 3)], 2, { slots: 1 }),
+      named([[use(read, 0, 2)], [cancelable(read, 1, 3)]], { slots: 1 }),
+    ]);
+    holds("too few slots, three threads", patient, [
+      named([[use(read, 0, 2)], [use(write, 0, 2)], [use(copy, 0, 2)]], { slots: 1 }),
+      named([[use(read, 0, 2)], [use(change, 0, 2)], [use(read, 0, 2)]], { slots: 2 }),
+    ]);
+  });
+
+  it("never calls a ticket old while its request is in flight", () => {
+    holds("tickets", lock, [
+      named([[use(exclusiveWrite, 0, 2), use(read, 0, 2)], [ticket]]),
+      named([[use(read, 0, 2)], [use(read, 1, 3)], [ticket]]),
+      named([
+        [{ do: "try", kind: copy, start: 0, end: 2 }, use(copy, 0, 2)],
+        [use(write, 1, 3), ticket],
+      ]),
+    ]);
+  });
+
+  it("recovers from the death of a thread at any step", () => {
+    const programs = [
+      named([[use(exclusiveWrite, 0, 2)], [use(exclusiveWrite, 1, 3)]], { deaths: 1 }),
+      named([[use(read, 0, 2)], [use(change, 1, 3)]], { deaths: 1 }),
+      named([[{ do: "try", kind: write, start: 0, end: 2 }], [use(copy, 1, 3)]], { deaths: 1 }),
+      named([[use(exclusiveWrite, 0, 2)], [use(exclusiveWrite, 0, 2)]], { slots: 1, deaths: 1 }),
+      named([[cancelable(exclusiveWrite, 0, 2)], [use(exclusiveWrite, 1, 3)]], { deaths: 1 }),
+    ];
+    holds("one death", patient, programs);
+    if (LONG) holds("one death, impatient", lock, programs);
+  });
+
+  it("recovers from the death of whoever recovers", () => {
+    holds("two deaths", patient, [named([[use(exclusiveWrite, 0, 2)]], { deaths: 2 })]);
+    if (!LONG) return;
+    holds("two deaths, two threads", patient, [
+      named([[use(exclusiveWrite, 0, 2)], [use(exclusiveWrite, 1, 3)]], { deaths: 2 }),
+    ]);
+  });
+});
