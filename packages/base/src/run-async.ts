@@ -16,6 +16,9 @@ export interface EventLoop extends Clock {
   keepAlive(): () => void;
 }
 
+/** Coroutines that never have to wait leave the event loop to others after this long. */
+const TURN_MS = 10;
+
 export class AsyncRunner extends Runner {
   readonly #loop: EventLoop;
   readonly #waiter: Waiter | undefined;
@@ -24,6 +27,7 @@ export class AsyncRunner extends Runner {
   #cancelTimer: (() => void) | undefined;
   #timerDeadlineMs: number | undefined;
   #running = 0;
+  #turnEndMs = 0;
   #releaseLoop: (() => void) | undefined;
 
   constructor(loop: EventLoop, waiter?: Waiter) {
@@ -54,6 +58,10 @@ export class AsyncRunner extends Runner {
     this.#scheduleTurn();
   }
 
+  protected override turnIsOver(): boolean {
+    return this.#loop.now() >= this.#turnEndMs;
+  }
+
   protected override onRunnable(): void {
     this.#scheduleTurn();
   }
@@ -76,7 +84,9 @@ export class AsyncRunner extends Runner {
   #turn(): void {
     this.#turnScheduled = false;
     const seen = this.#waiter?.snapshot() ?? 0;
+    this.#turnEndMs = this.#loop.now() + TURN_MS;
     this.advanceAll();
+    if (this.runnable.length > 0) this.#scheduleTurn();
     if (!this.hasParked) return;
     this.#listen(seen);
     this.#armTimer();

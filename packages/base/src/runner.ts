@@ -66,7 +66,12 @@ export abstract class Runner {
     this.onRunnable();
   }
 
-  /** Advances everything that can go on, until all coroutines wait. */
+  /** Whether a turn has lasted long enough: what can still go on goes on in the next one. */
+  protected turnIsOver(): boolean {
+    return false;
+  }
+
+  /** Advances everything that can go on, until all coroutines wait or the turn is over. */
   protected advanceAll(): void {
     assert(!this.#advancing, "a runner is not re-entrant: a coroutine called back into its own runner");
     this.#advancing = true;
@@ -74,7 +79,7 @@ export abstract class Runner {
       do {
         for (let task = this.pick(); task !== undefined; task = this.pick()) this.#advance(task);
         this.#unpark();
-      } while (this.runnable.length > 0);
+      } while (this.runnable.length > 0 && !this.turnIsOver());
     } finally {
       this.#advancing = false;
     }

@@ -145,4 +145,24 @@ describe("AsyncRunner", () => {
     await runner.run(until(() => open));
     expect(open).toBe(true);
   });
+
+  it("lets the event loop have its turn while coroutines never wait for it", async () => {
+    const runner = new AsyncRunner(eventLoop);
+    let ticks = 0;
+    const timer = setInterval(() => ticks++, 1);
+    let rounds = 0;
+    function* busy(): Co<void> {
+      const end = performance.now() + 200;
+      while (performance.now() < end) {
+        // Not ready at the first look, and ready at every later one: it is parked and goes on at once.
+        let looks = 0;
+        yield { kind: "condition", ready: () => looks++ > 0 };
+        rounds += 1;
+      }
+    }
+    await runner.run(join([busy(), busy()]));
+    clearInterval(timer);
+    expect(rounds).toBeGreaterThan(100);
+    expect(ticks).toBeGreaterThan(3);
+  });
 });

@@ -122,7 +122,7 @@ export class ClusterImage {
     // Asking for the file's length costs a system call, and image files only get longer.
     if (hostOffset + vector.length > this.#fileLength) this.#fileLength = this.#file.length;
     const length = this.#fileLength;
-    if (hostOffset >= length)
+    if (hostOffset + vector.length > alignUp(length, this.#map.clusterSize))
       throw new BlockError("EIO", `a cluster stands beyond the end of the image file, at ${hostOffset}`, {
         node: this.#file.name,
         operation: "read",

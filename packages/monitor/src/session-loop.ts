@@ -87,7 +87,7 @@ export abstract class SessionLoop implements Session {
       this.#answering = false;
     }
     if (this.#ended) this.#finish();
-    
+    if (this.#host.quitting) this.#host.settled(this);
   }
 
   #finish(): void {

@@ -1,5 +1,5 @@
 /** An image format that keeps its clusters in memory and has a backing file: the least that a stream job needs. */
-import { BlockError, type Co } from "@spindle/base";
+import { BlockError, type Co, sleep } from "@spindle/base";
 import {
   type BackingFile,
   type BlockDriver,
@@ -86,6 +86,8 @@ export function layerFormat(trouble: Trouble): DriverDefinition {
     options: { size: "number" },
     supportsBacking: true,
     *open(request) {
+      // Opening takes time, as it does with images.
+      yield* sleep(request.environment.clock, 1);
       return new MemoryLayer(request, trouble);
     },
   };

@@ -386,7 +386,8 @@ describe("commands of several clients", () => {
   it("opens one of two nodes that were asked for by one name", () => {
     const rig = new MonitorRig();
     const clients = [rig.qmp(), rig.qmp()];
-    const request = { execute: "blockdev-add", arguments: { driver: "file", "node-name": "n", filename: "base" } };
+    const file = { driver: "file", filename: "base" };
+    const request = { execute: "blockdev-add", arguments: { driver: "layer", "node-name": "n", size: 0, file } };
     for (const client of clients) client.session.receive(Buffer.from(JSON.stringify(request)));
     rig.settle();
     expect(clients.flatMap((client) => client.lines()).sort()).toEqual([

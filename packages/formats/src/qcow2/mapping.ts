@@ -91,12 +91,12 @@ export class Qcow2ClusterMap implements ClusterMap {
   *zero(guestOffset: number, length: number, mayUnmap: boolean): Co<void> {
     const { header, children } = this.#state;
     if (header.version >= 3)
-      return yield* this.#change(guestOffset, length, (old) => {
+      return yield* this.#changeByTable(guestOffset, length, (old) => {
         // A cluster that is kept is overwritten in place later, without another allocation.
         const keep = !mayUnmap && old.hostOffset !== 0 && old.copied;
         return keep ? { kind: "zero", hostOffset: old.hostOffset, copied: true } : ZERO;
       });
-    if (children.backing === null) return yield* this.#change(guestOffset, length, () => UNALLOCATED);
+    if (children.backing === null) return yield* this.#changeByTable(guestOffset, length, () => UNALLOCATED);
     return yield* this.#storeZeros(guestOffset, length);
   }
 
@@ -105,7 +105,7 @@ export class Qcow2ClusterMap implements ClusterMap {
     const hasBacking = children.backing !== null;
     // Version 2 has no zero clusters: without its cluster the backing file's old data would show through again.
     if (header.version < 3 && hasBacking) return;
-    yield* this.#change(guestOffset, length, (old) => {
+    yield* this.#changeByTable(guestOffset, length, (old) => {
       if (old.kind === "unallocated" && !hasBacking) return old;
       return hasBacking ? ZERO : UNALLOCATED;
     });
@@ -138,31 +138,61 @@ export class Qcow2ClusterMap implements ClusterMap {
     return this.#writeBack.flush();
   }
 
-  /** Replaces the entries of whole clusters, table by table, and frees what they pointed at. */
+  /** Replaces the entries of whole clusters, a table at a time, where some bytes of the change may come before others. */
+  *#changeByTable(guestOffset: number, length: number, replace: Replace): Co<void> {
+    const { clusterSize } = this;
+    const tableBytes = this.#state.entriesPerTable * clusterSize;
+    const hasBacking = this.#state.children.backing !== null;
+    for (let offset = guestOffset; offset < guestOffset + length; ) {
+      const l1Index = Math.floor(offset / tableBytes);
+      const run = Math.min((l1Index + 1) * tableBytes, guestOffset + length) - offset;
+      // Nothing is there, and nothing shows through: it reads as zeros already.
+      const isEmpty = !hasBacking && (yield* this.#loadTable(l1Index)) === undefined;
+      if (!isEmpty) yield* this.#change(offset, run, replace);
+      offset += run;
+    }
+  }
+
+  /**
+   * Replaces the entries of whole clusters and frees what they pointed at: all of them, or none when it fails. What can
+   * fail comes first; then entries are changed without a pause.
+   */
   *#change(guestOffset: number, length: number, replace: Replace): Co<void> {
     const { clusterSize } = this;
     const { entriesPerTable, header } = this.#state;
-    for (let distance = 0; distance < length; ) {
-      const clusterIndex = (guestOffset + distance) / clusterSize;
-      const table = yield* this.#writableTable(Math.floor(clusterIndex / entriesPerTable));
-      const first = clusterIndex % entriesPerTable;
-      const count = Math.min(entriesPerTable - first, (length - distance) / clusterSize);
-      for (let index = first; index < first + count; index++, distance += clusterSize) {
-        const old = readEntry(table.view, index, clusterSize, header.version);
-        const entry = replace(old, distance);
-        this.#freeOld(table, index, old, entry.hostOffset);
-        if ("kind" in entry) writeEntry(table.view, index, entry);
-        else writeCompressedEntry(table.view, index, header.clusterBits, entry);
-      }
+    if (this.#state.l2.dirtyCount > DIRTY_TABLES_MAX) yield* this.#writeBack.writeBack();
+    const first = guestOffset / clusterSize;
+    const count = length / clusterSize;
+    const firstTable = Math.floor(first / entriesPerTable);
+    const tables: CachedTable[] = [];
+    for (let l1Index = firstTable; l1Index * entriesPerTable < first + count; l1Index++)
+      tables.push(yield* this.#writableTable(l1Index));
+    const entries: Entry[] = [];
+    for (let step = 0; step < count; step++) {
+      const table = tables[Math.floor((first + step) / entriesPerTable) - firstTable] as CachedTable;
+      const entry = readEntry(table.view, (first + step) % entriesPerTable, clusterSize, header.version);
+      if (entry.hostOffset !== 0 && this.#holdsMetadata(entry.hostOffset, clusterSize))
+        throw corrupt(`cluster ${entry.hostOffset / clusterSize} holds metadata and data`);
+      entries.push(entry);
+    }
+    for (let step = 0; step < count; step++) {
+      const table = tables[Math.floor((first + step) / entriesPerTable) - firstTable] as CachedTable;
+      const index = (first + step) % entriesPerTable;
+      const old = entries[step] as Entry;
+      const entry = replace(old, step * clusterSize);
+      this.#freeOld(table, index, old, entry.hostOffset);
+      if ("kind" in entry) writeEntry(table.view, index, entry);
+      else writeCompressedEntry(table.view, index, header.clusterBits, entry);
+    }
+    for (const table of tables) {
+      // It may have been pushed out of the cache while another was read.
+      this.#state.l2.put(table);
       this.#state.l2.markDirty(table);
-      if (this.#state.l2.dirtyCount > DIRTY_TABLES_MAX) yield* this.#writeBack.writeBack();
     }
   }
 
   #freeOld(table: CachedTable, index: number, old: Entry, newHostOffset: number): void {
     const { clusterSize } = this;
-    if (old.hostOffset !== 0 && this.#holdsMetadata(old.hostOffset, clusterSize))
-      throw corrupt(`cluster ${old.hostOffset / clusterSize} holds metadata and data`);
     if (old.kind === "compressed") {
       const { hostOffset, length } = readCompressedEntry(table.view, index, this.#state.header.clusterBits);
       const first = Math.floor(hostOffset / clusterSize);
