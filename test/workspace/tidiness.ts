@@ -3,7 +3,7 @@ import { posix } from "node:path";
 import { json, type Manifest, packageOf, type Workspace } from "./workspace.ts";
 
 const BANNED_NAMES = new Set(["utils", "util", "helpers", "helper", "common", "types", "misc"]);
-const FILE_NAME = /^[a-z0-9]+(-[a-z0-9]+)*(\.(test|config|d))?\.ts$/;
+const FILE_NAME = /^[a-z0-9]+(-[a-z0-9]+)*(\.[a-z]+)*\.ts$/;
 export const FILE_LINES_MAX = 500;
 
 /** Sources are named in kebab-case, and for what they hold. */
@@ -41,7 +41,8 @@ export function checkNamedPaths(workspace: Workspace): string[] {
         : paths.filter((one) => /^docs\/.*\.md$/.test(one));
     const links = isPage ? [...text.matchAll(LINK)].map((match) => match[1] ?? "") : [];
     const folder = packageOf(workspace, path)?.folder ?? "";
-    const bases = ["", "packages", folder, posix.dirname(path)];
+    // A page under docs that bears a package's name counts from that package.
+    const bases = ["", "packages", folder, posix.dirname(path), `packages/${posix.basename(path, ".md")}`];
     return [...new Set([...named, ...links])]
       .filter((one) => !isGenerated(one) && !bases.some((base) => isThere(files, posix.join(base, one))))
       .map((one) => `${path} names ${one}, which is not there`);

@@ -96,5 +96,6 @@ export interface ImageInformation {
   readonly "actual-size"?: number;
   readonly compressed?: boolean;
   readonly encrypted?: boolean;
+  readonly snapshots?: readonly Readonly<Record<string, string | number>>[];
   readonly "format-specific"?: { readonly type: string; readonly data: Readonly<Record<string, unknown>> };
 }

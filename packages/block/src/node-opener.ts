@@ -46,6 +46,7 @@ export class NodeOpener {
 
   /** Opens an image by its file name; probes the format when none is given. */
   *openImage(filename: string, format: string | undefined, readOnly: boolean): Co<BlockNode> {
+    if (format !== undefined) this.#graph.registry.get(format);
     const scope: Scope = { ...TOP, root: filename, readOnly, inline: true };
     const file = yield* this.#open({ driver: "file", filename }, scope);
     try {
@@ -96,12 +97,14 @@ export class NodeOpener {
     if (driver === undefined) throw new BlockError("EINVAL", "Parameter 'driver' is missing");
     if (typeof driver !== "string")
       throw new BlockError("EINVAL", "Invalid parameter type for 'driver', expected: string");
+    if (!this.#graph.registry.has(driver))
+      throw new BlockError("EINVAL", `Parameter 'driver' does not accept value '${driver}'`);
     return this.#graph.registry.get(driver);
   }
 
   *#openFile(values: NodeOptionValues, scope: Scope): Co<BlockNode> {
     const { file } = values;
-    if (file === undefined) throw new BlockError("EINVAL", 'A block device must be specified for "file"');
+    if (file === undefined) throw new BlockError("EINVAL", "Parameter 'file' is missing");
     return yield* this.#child(file, { ...scope, inline: true });
   }
 

@@ -61,6 +61,10 @@ export class DriverRegistry {
     return definition;
   }
 
+  has(name: string): boolean {
+    return this.#definitions.has(name);
+  }
+
   names(): string[] {
     return [...this.#definitions.keys()].sort();
   }

@@ -26,10 +26,10 @@ describe("a graph", () => {
   });
 
   it.each([
-    [{ driver: "nothing" }, "Unknown driver 'nothing'"],
+    [{ driver: "nothing" }, "Parameter 'driver' does not accept value 'nothing'"],
     [{}, "Parameter 'driver' is missing"],
     [{ driver: 5 }, "Invalid parameter type for 'driver', expected: string"],
-    [{ driver: "delay" }, 'A block device must be specified for "file"'],
+    [{ driver: "delay" }, "Parameter 'file' is missing"],
     [{ driver: "delay", file: "missing" }, "Cannot find device='missing' nor node-name='missing'"],
     [{ driver: "delay", file: { driver: "file", filename: "a" }, bogus: 1 }, "Parameter 'bogus' is unexpected"],
     [{ driver: "file", filename: "a", backing: null }, "Parameter 'backing' is unexpected"],

@@ -7,7 +7,10 @@ import type { Duplex, Readable, Writable } from "node:stream";
 export interface ByteConnection {
   /** Called for every piece that arrives. The bytes belong to the callee. */
   onData: (bytes: Uint8Array) => void;
-  /** Called once, when the peer has ended, the connection has failed, or {@link close} was called. */
+  /**
+   * Called once, when the peer sends no more, the connection has failed, or {@link close} was called. In the first case
+   * what is written still reaches the peer, until {@link close}.
+   */
   onEnd: () => void;
   /** Sends bytes, in order. @returns false when the connection is over and the bytes go nowhere. */
   write(bytes: Uint8Array): boolean;
@@ -42,6 +45,7 @@ class StreamConnection implements ByteConnection {
   readonly #output: Writable;
   readonly #pendingBytesMax: number;
   #over = false;
+  #toldEnd = false;
 
   constructor(input: Readable, output: Writable, options: ByteConnectionOptions) {
     this.#input = input;
@@ -52,8 +56,8 @@ class StreamConnection implements ByteConnection {
     input.on("data", (bytes: Uint8Array) => {
       if (!this.#over) this.onData(bytes);
     });
-    // A peer that has nothing more to say may still listen: what was answered is sent before the end.
-    input.on("end", () => this.close());
+    // A peer that has nothing more to say may still listen to the answers: whoever gives them closes the connection.
+    input.on("end", () => this.#tellEnd());
     input.on("error", cut);
     output.on("error", cut);
     output.on("close", end);
@@ -91,6 +95,12 @@ class StreamConnection implements ByteConnection {
   #end(): void {
     if (this.#over) return;
     this.#over = true;
+    this.#tellEnd();
+  }
+
+  #tellEnd(): void {
+    if (this.#toldEnd) return;
+    this.#toldEnd = true;
     this.onEnd();
   }
 }

@@ -60,10 +60,16 @@ describe("unix socket", () => {
         heard += Buffer.from(bytes).toString();
         connection.write(Buffer.from(`<${Buffer.from(bytes)}>`));
       };
+      // The answer to the last word may take a while.
+      connection.onEnd = () =>
+        setTimeout(() => {
+          connection.write(Buffer.from("<end>"));
+          connection.close();
+        }, 5);
     });
     const socket = await client(path);
     socket.end("hello");
-    expect(await received(socket)).toBe("<hello>");
+    expect(await received(socket)).toBe("<hello><end>");
     expect(heard).toBe("hello");
   });
 

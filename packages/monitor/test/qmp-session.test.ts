@@ -118,6 +118,7 @@ describe("requests", () => {
       '{"execute":"block-stream","arguments":{"device":"a","on-error":"foo"}}',
       "Parameter 'on-error' does not accept value 'foo'",
     ],
+    ['{"execute":"block-stream","arguments":{"device":"a\\u0000"}}', "Parameter 'device' contains a NUL character"],
     ['{"execute":"blockdev-add"}', "Parameter 'driver' is missing"],
     ['{"execute":"blockdev-add","arguments":{"driver":"x"}}', "Parameter 'driver' does not accept value 'x'"],
     ['{"execute":"blockdev-add","arguments":{"driver":"file"}}', "'node-name' must be specified for the root node"],

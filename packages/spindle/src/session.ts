@@ -2,12 +2,12 @@
  * The composition root: everything that one owner thread needs to open a graph of images and to run jobs on it. The
  * library, the programs and the demo all start here; the choice of drivers, runner and copiers is made nowhere else.
  */
-import { AsyncRunner, type Co, type EventLoop } from "@spindle/base";
+import { AsyncRunner, assert, type Co, type EventLoop, perform } from "@spindle/base";
 import { type Environment, Graph } from "@spindle/block";
 import { HostBackingPolicy, nodeEnvironment, nodeEventLoop } from "@spindle/host-node";
 import { type CreateCopier, JobRegistry, LocalCopier } from "@spindle/jobs";
 import { RangeLock, type Thread, ThreadTable, type ThreadTableHandle } from "@spindle/shared-memory";
-import { CopyPool } from "@spindle/streaming";
+import type { CopyPool } from "@spindle/streaming";
 import { driverRegistry } from "./driver-registry.ts";
 
 export interface SessionOptions {
@@ -57,13 +57,11 @@ export class Session implements AsyncDisposable {
   /** Makes copiers with so many worker threads for each job; with 0, copies are made on this thread. */
   copiers(workers: number): CreateCopier {
     if (workers === 0) return localCopier;
-    let pool = this.#pools.get(workers);
-    if (pool === undefined) {
-      const { threads, thread: owner, runner } = this;
-      pool = new CopyPool({ threads, owner, runner, clock: this.environment.clock, workers });
-      this.#pools.set(workers, pool);
-    }
-    return pool.createCopier;
+    const session = this;
+    return function* (options) {
+      const pool = yield* session.#pool(workers);
+      return yield* pool.createCopier(options);
+    };
   }
 
   /** Runs a coroutine beside the others of this thread. */
@@ -81,6 +79,18 @@ export class Session implements AsyncDisposable {
     return this.close();
   }
 
+  *#pool(workers: number): Co<CopyPool> {
+    // Loaded by the first who copies: for a short command it costs as much as half of the rest.
+    const { CopyPool } = yield* loaded(() => import("@spindle/streaming"));
+    let pool = this.#pools.get(workers);
+    if (pool === undefined) {
+      const { threads, thread: owner, runner } = this;
+      pool = new CopyPool({ threads, owner, runner, clock: this.environment.clock, workers });
+      this.#pools.set(workers, pool);
+    }
+    return pool;
+  }
+
   async #close(): Promise<void> {
     try {
       await this.run(this.jobs.cancelAll());
@@ -95,3 +105,19 @@ export class Session implements AsyncDisposable {
 const localCopier: CreateCopier = function* (options) {
   return new LocalCopier(options);
 };
+
+/** Waits for a module. */
+function loaded<T>(load: () => Promise<T>): Co<T> {
+  return perform<T>({
+    kind: "operation",
+    perform(): T {
+      assert(false, "modules are loaded on an event loop");
+    },
+    start(settle) {
+      load().then(
+        (module) => settle(undefined, module),
+        (error: unknown) => settle(error),
+      );
+    },
+  });
+}

@@ -8,11 +8,13 @@ import { chainOf, describeShared, type SharedDescription } from "@spindle/block"
 import { type Copier, type CopierOptions, type CreateCopier, LocalCopier } from "@spindle/jobs";
 import type { Thread, ThreadTableHandle } from "@spindle/shared-memory";
 import { Piscina } from "piscina";
-import { LaneStarter } from "./lane-starter.ts";
+import { LaneStarter, touchWorker } from "./lane-starter.ts";
 import { PoolCopier } from "./pool-copier.ts";
 
 /** Threads of all jobs together; the thread table has room for as many again. */
 const THREADS_MAX = 32;
+
+const WORKERS_DEFAULT = 2;
 
 export interface CopyPoolOptions {
   readonly threads: ThreadTableHandle;
@@ -29,6 +31,7 @@ export class CopyPool {
   readonly #options: CopyPoolOptions;
   #piscina: Piscina | undefined;
   #threadsInUse = 0;
+  #warm = false;
 
   constructor(options: CopyPoolOptions) {
     this.#options = options;
@@ -36,6 +39,17 @@ export class CopyPool {
 
   /** Makes the copier of one stream job; for `StreamContext.createCopier`. */
   readonly createCopier: CreateCopier = (options) => this.#createCopier(options);
+
+  /** Starts the threads of one job and waits until they are ready, so that the next job need not wait for them. */
+  async warmUp(): Promise<void> {
+    const piscina = this.#startPiscina(this.#workers);
+    await Promise.all(Array.from({ length: this.#workers }, () => touchWorker(piscina)));
+    this.#warm = true;
+  }
+
+  get #workers(): number {
+    return this.#options.workers ?? WORKERS_DEFAULT;
+  }
 
   /** Ends all threads. No job is running. */
   async close(): Promise<void> {
@@ -46,7 +60,7 @@ export class CopyPool {
   *#createCopier(options: CopierOptions): Co<Copier> {
     const shared = shareable(options);
     if (typeof shared === "string") return new LocalCopier(options, shared);
-    const workers = Math.min(this.#options.workers ?? 2, THREADS_MAX - this.#threadsInUse);
+    const workers = Math.min(this.#workers, THREADS_MAX - this.#threadsInUse);
     if (workers < 1) return new LocalCopier(options, "all copy threads are in use");
     // Workers read the files, so what this thread still has in memory must be there.
     for (const node of chainOf(options.top).slice(1)) if (!node.readOnly) yield* node.flush();
@@ -54,7 +68,7 @@ export class CopyPool {
     const { clusterSize } = clusters;
     const copyBytesMax = alignUp(options.chunk, clusterSize);
     const starter = new LaneStarter({
-      piscina: this.#startPiscina(),
+      piscina: this.#startPiscina(0),
       owner: this.#options.owner,
       depth: options.depth,
       worker: { chain, targetDescriptor, clusterSize, copyBytesMax, threads: this.#options.threads },
@@ -63,15 +77,15 @@ export class CopyPool {
       },
     });
     const { clock, runner } = this.#options;
-    return new PoolCopier({ ...options, clusters, clock, runner, starter, workers });
+    return new PoolCopier({ ...options, clusters, clock, runner, starter, workers, warm: this.#warm });
   }
 
-  #startPiscina(): Piscina {
+  #startPiscina(minThreads: number): Piscina {
     // Sources and build are laid out alike; only the ending differs.
     const ending = import.meta.url.endsWith(".ts") ? ".ts" : ".js";
     this.#piscina ??= new Piscina({
       filename: fileURLToPath(new URL(`./copy-worker${ending}`, import.meta.url)),
-      minThreads: 0,
+      minThreads,
       maxThreads: THREADS_MAX,
       idleTimeout: 10_000,
       atomics: "disabled",

@@ -143,6 +143,20 @@ export class LaneStarter {
   }
 }
 
+/** Starts a task on a thread of the pool and ends it again: afterwards the thread is there and has loaded its code. */
+export async function touchWorker(piscina: Piscina): Promise<void> {
+  const { port1, port2 } = new MessageChannel();
+  const control = wrap<CopyControl>(nodeEndpoint(port1));
+  const task: Promise<void> = piscina.run({ port: port2 }, { transferList: [port2] });
+  try {
+    await Promise.race([control.ready(), task]);
+    await Promise.race([control.close(), task]);
+    await task;
+  } finally {
+    port1.close();
+  }
+}
+
 /** Lets a worker copy until its channel is stopped, and then end. */
 async function serveAndClose(control: Remote<CopyControl>): Promise<void> {
   await control.serve();

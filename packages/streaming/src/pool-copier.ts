@@ -26,6 +26,8 @@ export interface PoolCopierOptions extends CopierOptions {
   readonly runner: Pick<Runner, "spawn">;
   readonly starter: LaneSource;
   readonly workers: number;
+  /** The threads are there already: they are used from the first copy on. */
+  readonly warm?: boolean;
 }
 
 export class PoolCopier implements Copier, LaneUser {
@@ -51,6 +53,7 @@ export class PoolCopier implements Copier, LaneUser {
     this.#clusters = options.clusters;
     this.#local = new LocalCopier(options);
     this.#createdMs = options.clock.now();
+    if (options.warm === true) this.#startWorkers();
     options.runner.spawn(this.#pump(), () => {
       this.#pumpEnded = true;
     });
@@ -121,12 +124,15 @@ export class PoolCopier implements Copier, LaneUser {
 
   *#copyHere(offset: number, length: number): Co<CopyOutcome> {
     this.#localBytes += length;
-    const { clock, starter, workers } = this.#options;
-    if (!this.#started && (this.#localBytes >= START_BYTES || clock.now() - this.#createdMs > START_MS)) {
-      this.#started = true;
-      starter.start(workers, this);
-    }
+    const { clock } = this.#options;
+    if (this.#localBytes >= START_BYTES || clock.now() - this.#createdMs > START_MS) this.#startWorkers();
     return yield* this.#local.copy(offset, length);
+  }
+
+  #startWorkers(): void {
+    if (this.#started) return;
+    this.#started = true;
+    this.#options.starter.start(this.#options.workers, this);
   }
 
   *#fill(allocation: Allocation, dataLength: number): Co<CopyOutcome> {

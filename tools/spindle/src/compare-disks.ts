@@ -67,8 +67,10 @@ async function compareCommon(one: Side, other: Side, { end, strict, tell }: Comm
   return undefined;
 }
 
+/** Where data stands does not matter, but whether it has a place in its file does. */
 function sameStatus(left: MapExtent, right: MapExtent): boolean {
-  return left.present === right.present && left.zero === right.zero && left.data === right.data;
+  const samePlace = (left.offset === undefined) === (right.offset === undefined);
+  return samePlace && left.present === right.present && left.zero === right.zero && left.data === right.data;
 }
 
 interface Piece {

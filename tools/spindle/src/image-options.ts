@@ -1,5 +1,4 @@
 /** Options that several commands take. */
-import type { OptionSpec } from "./command.ts";
 
 export const FORMAT = {
   short: "f",
@@ -19,4 +18,4 @@ export const ALLOW_BACKING = {
   value: "FOLDER",
   many: true,
   help: "allow backing files in this folder and below it, too",
-} as const satisfies OptionSpec;
+} as const;

@@ -1,7 +1,9 @@
 /** The version of the programs, the same as in the manifest. */
+import type { Version } from "@spindle/monitor";
+
 export const VERSION = "0.1.0";
 
 const [major = 0, minor = 0, micro = 0] = VERSION.split(".").map(Number);
 
 /** As QMP's greeting and `query-version` tell it. */
-export const VERSION_NUMBERS = { major, minor, micro, package: "Spindle" } as const;
+export const VERSION_NUMBERS: Version = { major, minor, micro, package: "Spindle" };

@@ -3,6 +3,7 @@ import { CoMutex } from "@spindle/base";
 import type { BlockNode, Children, Environment, InFlightTickets } from "@spindle/block";
 import type { Allocator, ClusterRun } from "./allocate.ts";
 import type { Qcow2Header } from "./header.ts";
+import type { MetadataClusters } from "./metadata-clusters.ts";
 import type { Refcounts } from "./refcount.ts";
 import { TableCache } from "./table-cache.ts";
 
@@ -24,8 +25,8 @@ export class ImageState {
   readonly inFlight: InFlightTickets;
   readonly refcounts: Refcounts;
   readonly allocator: Allocator;
-  /** Indices of clusters that hold metadata. */
-  readonly metadata: Set<number>;
+  /** Empty while the image is open read-only. */
+  readonly metadata: MetadataClusters;
   /** The active L1 table, big-endian as in the file. */
   readonly l1: DataView;
   /** Indices of 512-byte sectors of the L1 table that differ from the file. */

@@ -41,6 +41,46 @@ export function readEntry(table: DataView, index: number, clusterSize: number, v
   return { kind: hostOffset === 0 ? "unallocated" : "data", hostOffset, copied };
 }
 
+/**
+ * How many entries, from `index` on and up to `limit`, are one run: of one kind, and contiguous and equally shared when
+ * they are data. The first one is known to be valid.
+ */
+export function runOfEntries(
+  table: DataView,
+  index: number,
+  limit: number,
+  clusterSize: number,
+  version: number,
+): number {
+  const zeroLow = version >= 3 ? ZERO_LOW : 0;
+  const high = table.getUint32(index * 8);
+  const low = table.getUint32(index * 8 + 4);
+  let highMask = COMPRESSED_HIGH;
+  let lowMask = zeroLow;
+  let step = 0;
+  if ((high & COMPRESSED_HIGH) !== 0) lowMask = 0;
+  else if ((low & zeroLow) === 0) {
+    const hasPlace = (high & OFFSET_HIGH_MASK) !== 0 || (low & OFFSET_LOW_MASK) !== 0;
+    step = hasPlace ? clusterSize : 0;
+    highMask |= hasPlace ? COPIED_HIGH | OFFSET_HIGH_MASK : OFFSET_HIGH_MASK;
+    lowMask |= OFFSET_LOW_MASK;
+  }
+  let expectedHigh = high & highMask;
+  let expectedLow = (low & lowMask) >>> 0;
+  let count = 1;
+  for (; count < limit; count++) {
+    expectedLow += step;
+    if (expectedLow >= WORD) {
+      expectedLow -= WORD;
+      expectedHigh += 1;
+    }
+    const at = (index + count) * 8;
+    if ((table.getUint32(at) & highMask) !== expectedHigh) break;
+    if ((table.getUint32(at + 4) & lowMask) >>> 0 !== expectedLow) break;
+  }
+  return count;
+}
+
 export function writeEntry(table: DataView, index: number, entry: Entry): void {
   const high = Math.floor(entry.hostOffset / WORD) + (entry.copied ? COPIED_HIGH : 0);
   const low = (entry.hostOffset % WORD) + (entry.kind === "zero" ? ZERO_LOW : 0);

@@ -10,6 +10,12 @@ import { type CachedTable, makeTable, TableCache } from "./table-cache.ts";
 /** Memory for refcount blocks that are not changed. */
 const CACHE_BYTES = 8 * 1024 * 1024;
 
+/** Where a refcount table stood, in bytes, and how many clusters it took. */
+export interface ReplacedTable {
+  readonly offset: number;
+  readonly clusters: number;
+}
+
 export class Refcounts {
   readonly clusterSize: number;
   /** Clusters that one block counts. */
@@ -21,8 +27,10 @@ export class Refcounts {
   /** Host offsets of the blocks; 0 where there is none. */
   table: Float64Array;
   tableOffset: number;
-  /** Blocks whose table entries are not in the file yet. */
+  /** Blocks whose entries are not in the file's table yet. */
   readonly unlisted: Set<CachedTable> = new Set();
+  /** Tables that were replaced by larger ones; the header in the file still points at the first of them. */
+  replaced: readonly ReplacedTable[] = [];
 
   constructor(header: Qcow2Header, table: Float64Array, file: () => BlockNode) {
     this.clusterSize = 2 ** header.clusterBits;
@@ -56,8 +64,6 @@ export class Refcounts {
     if (cached !== undefined) return cached;
     const hostOffset = this.table[blockIndex] as number;
     const file = this.#file();
-    if (hostOffset % this.clusterSize !== 0 || hostOffset >= file.length)
-      throw corrupt(`refcount block ${blockIndex} stands at ${hostOffset}, which cannot be`);
     const bytes = new Uint8Array(this.clusterSize);
     yield* file.read(hostOffset, IoVector.of(bytes.subarray(0, Math.min(bytes.length, file.length - hostOffset))));
     const table = makeTable(blockIndex, hostOffset, bytes);
@@ -114,7 +120,12 @@ export class Refcounts {
     }
   }
 
-  /** Reads the table of an image that is being opened. */
+  /** For images that are only read: nothing is counted. */
+  static none(header: Qcow2Header, file: () => BlockNode): Refcounts {
+    return new Refcounts(header, new Float64Array(0), file);
+  }
+
+  /** Reads the table of an image that is being opened for writing. */
   static *open(header: Qcow2Header, file: () => BlockNode): Co<Refcounts> {
     const bytes = new Uint8Array(header.refcountTableClusters * 2 ** header.clusterBits);
     const { length } = file();
@@ -123,7 +134,7 @@ export class Refcounts {
     yield* file().read(header.refcountTableOffset, IoVector.of(bytes));
     const view = new ByteView(bytes);
     const table = new Float64Array(bytes.length / 8);
-    // The low nine bits are reserved; the block's place is checked when it is loaded.
+    // The low nine bits are reserved.
     for (let index = 0; index < table.length; index++)
       table[index] = Math.floor(view.u64be(index * 8, "refcount table entry") / 512) * 512;
     return new Refcounts(header, table, file);

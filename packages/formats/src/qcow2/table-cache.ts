@@ -1,6 +1,6 @@
 /**
  * Tables of one cluster each (L2 tables, refcount blocks) in memory: bounded, least recently used first out, and never
- * a changed one before it has been written.
+ * a changed one before it is in the file.
  */
 
 export interface CachedTable {
@@ -13,11 +13,13 @@ export interface CachedTable {
   dirty: boolean;
   /** Nothing in the file points at it yet. */
   fresh: boolean;
+  /** It is on its way to the file, which may still hold something else. */
+  writing: boolean;
 }
 
 export function makeTable(index: number, hostOffset: number, bytes: Uint8Array): CachedTable {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  return { index, hostOffset, bytes, view, dirty: false, fresh: false };
+  return { index, hostOffset, bytes, view, dirty: false, fresh: false, writing: false };
 }
 
 export class TableCache {
@@ -76,9 +78,8 @@ export class TableCache {
 
   #evict(): void {
     for (const table of this.#tables.values()) {
-      if (table.dirty || table === this.#last) continue;
-      this.#tables.delete(table.index);
-      return;
+      if (this.#tables.size <= this.#capacity) return;
+      if (!table.dirty && !table.writing && table !== this.#last) this.#tables.delete(table.index);
     }
   }
 }

@@ -11,8 +11,8 @@ const twoWriters = named([[use(exclusiveWrite, 0, 2)], [use(exclusiveWrite, 1, 3
 const death = named([[use(exclusiveWrite, 0, 2)], [use(exclusiveWrite, 1, 3)]], { deaths: 1 });
 const canceled = named([[use(exclusiveWrite, 0, 2)], [cancelable(exclusiveWrite, 1, 3)]]);
 const oneSlot = named([[use(read, 0, 2)], [use(read, 1, 3)]], { slots: 1 });
+
 const take = (kind: LockKind, start: number, end: number): Action => ({ do: "take", kind, start, end });
-const drop: Action = { do: "drop" };
 
 /** A mistake, as a textual change of the source, and a program at which it has to show. */
 interface Mutant {
@@ -29,7 +29,7 @@ function edit(from: string, to: string): Edit {
 const MUTANTS: readonly Mutant[] = [
   {
     mistake: "a release that grants nothing",
-    edits: [edit("this.regrant(kindOf(state), this.starts[slot] , end);", "")],
+    edits: [edit("this.regrant(kindOf(state), this.starts[slot], end);", "")],
     program: twoWriters,
   },
   {
@@ -73,7 +73,8 @@ const MUTANTS: readonly Mutant[] = [
       ),
       edit("  holder() {", "  clear() {\n    Atomics.store(this.#words, this.#word, this.#self);\n  }\n  holder() {"),
     ],
-    program: twoWriters,
+    program: named([[use(read, 0, 2)], [use(read, 0, 2)], [use(read, 0, 2)]]),
+    limits: { patient: true },
   },
   {
     mistake: "a wish for the mutex that comes after the note",
@@ -100,8 +101,8 @@ const MUTANTS: readonly Mutant[] = [
     mistake: "a kind missing in the table of compatibility",
     edits: [
       edit(
-        " WRITE | EXCLUSIVE_WRITE | COPY | CHANGE,\n WRITE | EXCLUSIVE_WRITE | COPY | CHANGE,\n READ",
-        " WRITE | EXCLUSIVE_WRITE | COPY | CHANGE,\n WRITE | COPY | CHANGE,\n READ",
+        "  WRITE | EXCLUSIVE_WRITE | COPY | CHANGE,\n  WRITE | EXCLUSIVE_WRITE | COPY | CHANGE,\n  READ",
+        "  WRITE | EXCLUSIVE_WRITE | COPY | CHANGE,\n  WRITE | COPY | CHANGE,\n  READ",
       ),
     ],
     program: named([[use(exclusiveWrite, 0, 2)], [use(copy, 1, 3)]]),
@@ -114,25 +115,27 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     mistake: "copies that are overtaken without end",
-    edits: [edit("(this.#bypassed[slot] ) < BYPASS_LIMIT", "true")],
-    program: named([[use(copy, 0, 2)], [take(write, 0, 1), use(write, 1, 2), use(write, 1, 2), drop]], { slots: 3 }),
+    edits: [edit("(this.#bypassed[slot]) < BYPASS_LIMIT", "true")],
+    program: named([[use(copy, 0, 2)], [use(write, 0, 1)], [use(write, 1, 2), use(write, 1, 2)]]),
     limits: { patient: true, bypass: 1 },
   },
   {
     mistake: "copies that go first from the beginning",
     edits: [edit("if (copy !== this.#givesWay(kind, self)) return !copy;", "")],
-    program: named([[use(copy, 0, 2)], [take(write, 0, 1), use(write, 1, 2), drop]], { slots: 3 }),
+    program: named([[use(copy, 0, 2)], [use(exclusiveWrite, 0, 2)], [use(exclusiveWrite, 0, 2)]]),
     limits: { patient: true },
   },
   {
     mistake: "a copy whose turn has come and that is not granted",
     edits: [edit("if (promoted) this.regrant(LockKind.change, BEFORE_ALL, LAST);", "")],
-    program: named([
-      [take(exclusiveWrite, 3, 5), take(write, 0, 1), drop, drop],
-      [use(copy, 0, 2)],
-      [use(exclusiveWrite, 1, 4)],
-      [use(write, 0, 1)],
-    ]),
+    program: named(
+      [
+        [take(write, 0, 1), take(exclusiveWrite, 3, 5), { do: "drop" }, use(write, 0, 1), { do: "drop" }],
+        [use(copy, 0, 2)],
+        [use(exclusiveWrite, 1, 4)],
+      ],
+      { slots: 4 },
+    ),
     limits: { patient: true, bypass: 2 },
   },
   {

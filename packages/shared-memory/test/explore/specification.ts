@@ -50,9 +50,9 @@ export class Specification {
 
   /** @param now the slots after a step @param quiet nobody is in the middle of anything that could grant */
   step(now: SlotView[], quiet: boolean): void {
+    for (const slot of now) slot.overtaken = this.before[slot.slot]?.overtaken ?? 0;
     for (const slot of now) {
       const before = this.before[slot.slot];
-      slot.overtaken = before?.overtaken ?? 0;
       if (before?.state === slot.state) continue;
       const fresh = before === undefined || before.phase === 0;
       if (fresh) slot.overtaken = 0;
@@ -75,7 +75,7 @@ export class Specification {
   #overtakes(guest: SlotView, all: readonly SlotView[]): void {
     for (const copy of all) {
       if (copy.phase === 1 && copy.kind === COPY && copy.ticket < guest.ticket && mayNotMeet(copy, guest))
-        copy.overtaken = (this.before[copy.slot]?.overtaken ?? 0) + 1;
+        copy.overtaken += 1;
     }
   }
 

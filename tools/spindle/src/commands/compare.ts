@@ -39,6 +39,7 @@ export const compare: Command = defineCommand({
     try {
       const result = await compareDisks(one, other, { strict, warn: say, ...(tell === undefined ? {} : { tell }) });
       await say(describe(result));
+      if (tell !== undefined) await print("\n");
       return result.same ? EXIT_OK : EXIT_DIFFERENT;
     } catch (error) {
       if (error instanceof ReadFailure || error instanceof MapFailure) {
@@ -85,5 +86,5 @@ function describe(result: Comparison): string {
 
 /** qemu-img's own line, written again and again over itself. */
 function progressPrinter(): (done: number) => void {
-  return (done) => process.stdout.write(`    (${(done * 100).toFixed(2)}/100%)\r${done === 1 ? "\n" : ""}`);
+  return (done) => process.stdout.write(`    (${(done * 100).toFixed(2)}/100%)\r`);
 }

@@ -1,0 +1,123 @@
+/**
+ * The host clusters that hold metadata of an image that is open for writing: no data may be placed in them. They are
+ * kept sorted, four bytes each, because a hostile image can name millions of them.
+ */
+import { alignUp, BlockError } from "@spindle/base";
+import type { Qcow2Header } from "./header.ts";
+import { readL1Entry } from "./l2-entry.ts";
+import { corrupt, type Refcounts } from "./refcount.ts";
+
+/** An image file has at most this many clusters while it is written: 2 TiB of the smallest, 8 EiB of the largest. */
+export const CLUSTERS_MAX: number = 2 ** 32;
+
+export class MetadataClusters {
+  #sorted: Uint32Array;
+  #count: number;
+
+  /** @param sorted cluster indices, ascending, each once */
+  constructor(sorted: Uint32Array) {
+    this.#sorted = sorted;
+    this.#count = sorted.length;
+  }
+
+  /** All of them, in ascending order. */
+  get indices(): Uint32Array {
+    return this.#sorted.subarray(0, this.#count);
+  }
+
+  has(index: number): boolean {
+    return this.touches(index, 1);
+  }
+
+  /** Whether one of `count` clusters from `index` on holds metadata. */
+  touches(index: number, count: number): boolean {
+    const at = this.#position(index);
+    return at < this.#count && (this.#sorted[at] as number) < index + count;
+  }
+
+  add(index: number): void {
+    const at = this.#position(index);
+    if (at < this.#count && this.#sorted[at] === index) return;
+    if (this.#count === this.#sorted.length) {
+      const larger = new Uint32Array(Math.max(16, this.#count * 2));
+      larger.set(this.#sorted);
+      this.#sorted = larger;
+    }
+    this.#sorted.copyWithin(at + 1, at, this.#count);
+    this.#sorted[at] = index;
+    this.#count += 1;
+  }
+
+  delete(index: number): void {
+    const at = this.#position(index);
+    if (at === this.#count || this.#sorted[at] !== index) return;
+    this.#sorted.copyWithin(at, at + 1, this.#count);
+    this.#count -= 1;
+  }
+
+  /** Where the first index stands that is not below this one. */
+  #position(index: number): number {
+    let low = 0;
+    let high = this.#count;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if ((this.#sorted[middle] as number) < index) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+}
+
+/** Takes a run of clusters from byte offset `offset` on. */
+type Visit = (offset: number, clusters: number, what: string) => void;
+
+/**
+ * Collects what header, tables and their entries name.
+ * @throws {BlockError} EIO when two of them name the same cluster, or one beyond the end of the file: a write would
+ * damage the image. EFBIG when the file is too long to be written.
+ */
+export function collectMetadata(
+  header: Qcow2Header,
+  l1: DataView,
+  refcounts: Refcounts,
+  fileLength: number,
+): MetadataClusters {
+  const clusterSize = 2 ** header.clusterBits;
+  if (fileLength / clusterSize > CLUSTERS_MAX)
+    throw new BlockError("EFBIG", "the image file has too many clusters to be opened read/write");
+  let count = 0;
+  visitMetadata(header, l1, refcounts, (offset, clusters, what) => {
+    if (offset >= fileLength) throw corrupt(`${what} stands beyond the end of the image file`);
+    count += clusters;
+  });
+  const sorted = new Uint32Array(count);
+  let at = 0;
+  visitMetadata(header, l1, refcounts, (offset, clusters) => {
+    for (let index = 0; index < clusters; index++) sorted[at++] = offset / clusterSize + index;
+  });
+  sorted.sort();
+  for (let index = 1; index < count; index++)
+    if (sorted[index] === sorted[index - 1]) throw corrupt(`two tables stand in cluster ${sorted[index]}`);
+  return new MetadataClusters(sorted);
+}
+
+function visitMetadata(header: Qcow2Header, l1: DataView, refcounts: Refcounts, visit: Visit): void {
+  const clusterSize = 2 ** header.clusterBits;
+  const clustersOf = (bytes: number): number => alignUp(bytes, clusterSize) / clusterSize;
+  visit(0, 1, "the header");
+  visit(header.refcountTableOffset, header.refcountTableClusters, "the refcount table");
+  if (header.l1Entries > 0) visit(header.l1Offset, clustersOf(header.l1Entries * 8), "the L1 table");
+  // The table is at least this long: its entries end in data of any length.
+  if (header.snapshotCount > 0)
+    visit(header.snapshotsOffset, clustersOf(header.snapshotCount * 40), "the snapshot table");
+  for (let index = 0; index < refcounts.table.length; index++) {
+    const offset = refcounts.table[index] as number;
+    if (offset === 0) continue;
+    if (offset % clusterSize !== 0) throw corrupt(`refcount block ${index} is said to stand at ${offset}`);
+    visit(offset, 1, "a refcount block");
+  }
+  for (let index = 0; index < header.l1Entries; index++) {
+    const { hostOffset } = readL1Entry(l1, index, clusterSize);
+    if (hostOffset !== 0) visit(hostOffset, 1, "an L2 table");
+  }
+}
