@@ -44,8 +44,8 @@ async function main(options: Options): Promise<void> {
       blocks.set(table.name, formatMarkdown(table));
       process.stdout.write(`${options.markdown ? formatMarkdown(table) : formatText(table)}\n`);
     }
+    if (options.update !== undefined) updateMarkdown(options.update, blocks);
   }
-  if (options.update !== undefined) updateMarkdown(options.update, blocks);
   process.stderr.write(`written to ${results}\n`);
 }
 

@@ -125,7 +125,7 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
     const file = words.find((word) => word.startsWith("new.")) as string;
     const look = (): unknown => JSON.parse(own.tool(qemuImg as string, "info", "--output=json", file));
     const { "actual-size": _mine, ...ours } = look() as Record<string, unknown>;
-    if (file.endsWith(".qcow2")) own.tool(qemuImg as string, "check", file);
+    if (file.endsWith(".qcow2") && !words.includes("-u")) own.tool(qemuImg as string, "check", file);
     own.tool("rm", file);
     const expected = await run([qemuImg as string, "create", ...words], { cwd: own.folder });
     const { "actual-size": _theirs, ...theirs } = look() as Record<string, unknown>;

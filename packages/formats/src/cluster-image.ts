@@ -35,8 +35,9 @@ export class ClusterImage {
   *read(offset: number, vector: IoVector): Co<void> {
     for (let done = 0; done < vector.length; ) {
       const mapping = yield* this.#map.lookup(offset + done, vector.length - done);
-      yield* this.#readRun(mapping, offset + done, vector.slice(done, mapping.length));
-      done += mapping.length;
+      const length = mapping.kind === "compressed" ? this.#toClusterEnd(offset + done, mapping.length) : mapping.length;
+      yield* this.#readRun(mapping, offset + done, vector.slice(done, length));
+      done += length;
     }
   }
 
@@ -54,6 +55,7 @@ export class ClusterImage {
     for (let done = 0; done < vector.length; ) {
       const mapping = yield* this.#map.lookup(offset + done, vector.length - done);
       if (isWritable(mapping)) {
+        this.#checkPresent("write", mapping.hostOffset, mapping.length);
         yield* this.#file.write(mapping.hostOffset, vector.slice(done, mapping.length));
         done += mapping.length;
       } else done += yield* this.#writeNew(offset + done, vector.slice(done, mapping.length));
@@ -109,7 +111,7 @@ export class ClusterImage {
       case "data":
         return yield* this.#readFile(mapping.hostOffset as number, vector);
       case "compressed":
-        return yield* this.#readCompressed(offset, vector);
+        return yield* this.#map.readCompressed(offset, vector);
       case "zero":
         return vector.fill(0);
       default:
@@ -119,29 +121,24 @@ export class ClusterImage {
 
   /** The file may end inside of its last cluster: zeros follow. */
   *#readFile(hostOffset: number, vector: IoVector): Co<void> {
-    // Asking for the file's length costs a system call, and image files only get longer.
-    if (hostOffset + vector.length > this.#fileLength) this.#fileLength = this.#file.length;
-    const length = this.#fileLength;
-    if (hostOffset + vector.length > alignUp(length, this.#map.clusterSize))
-      throw new BlockError("EIO", `a cluster stands beyond the end of the image file, at ${hostOffset}`, {
-        node: this.#file.name,
-        operation: "read",
-        offset: hostOffset,
-        length: vector.length,
-        corrupt: true,
-      });
-    const present = Math.min(vector.length, length - hostOffset);
-    yield* this.#file.read(hostOffset, vector.slice(0, present));
+    this.#checkPresent("read", hostOffset, vector.length);
+    const present = Math.max(0, Math.min(vector.length, this.#fileLength - hostOffset));
+    if (present > 0) yield* this.#file.read(hostOffset, vector.slice(0, present));
     if (present < vector.length) vector.slice(present, vector.length - present).fill(0);
   }
 
-  *#readCompressed(offset: number, vector: IoVector): Co<void> {
-    const { clusterSize } = this.#map;
-    for (let done = 0; done < vector.length; ) {
-      const run = Math.min(clusterSize - ((offset + done) % clusterSize), vector.length - done);
-      yield* this.#map.readCompressed(offset + done, vector.slice(done, run));
-      done += run;
-    }
+  /** What is written has been there since its cluster was reserved: no image lets the file grow without bounds. */
+  #checkPresent(operation: string, offset: number, length: number): void {
+    // Asking for the file's length costs a system call, and image files only get longer.
+    if (offset + length > this.#fileLength) this.#fileLength = this.#file.length;
+    if (offset + length <= alignUp(this.#fileLength, this.#map.clusterSize)) return;
+    const context = { node: this.#file.name, operation, offset, length, corrupt: true };
+    throw new BlockError("EIO", `a cluster stands beyond the end of the image file, at ${offset}`, context);
+  }
+
+  /** Compressed clusters are looked up one by one: a write may replace the next while one is being read. */
+  #toClusterEnd(offset: number, length: number): number {
+    return Math.min(length, this.#map.clusterSize - (offset % this.#map.clusterSize));
   }
 
   /** What shows through from below; beyond the end of a shorter backing file there are zeros. */

@@ -120,6 +120,8 @@ class FileDriver implements BlockDriver {
     const failed = this.#attempt("find the holes of", "blockStatus");
     const fd = this.fileDescriptor;
     const data = yield* linuxOperation(failed, calls.seekData, fd, offset);
+    if (data === undefined && calls.seekEnd(fd) < this.length())
+      throw new BlockError("EIO", `'${this.#options.filename}' has become shorter while it is open`, failed);
     if (data === undefined || data > offset) return zeroExtent(Math.min(length, (data ?? offset + length) - offset));
     const hole = yield* linuxOperation(failed, calls.seekHole, fd, offset);
     // A file system may have made a hole of it between the two calls.

@@ -37,6 +37,8 @@ export class ChunkPlanner {
   #cursor = 0;
   #scan: number;
   #ahead: Piece | undefined;
+  #bytesPresent = 0;
+  #bytesEmpty = 0;
 
   constructor(options: ChunkPlannerOptions) {
     this.#top = options.top;
@@ -75,6 +77,10 @@ export class ChunkPlanner {
     return { kind: "copy", start: first.start, end: limit };
   }
 
+  statistics(): Readonly<Record<string, number>> {
+    return { "bytes-present": this.#bytesPresent, "bytes-empty": this.#bytesEmpty };
+  }
+
   /** Goes on behind the place that cannot be read. */
   skipChunk(): void {
     this.#ahead = undefined;
@@ -110,6 +116,8 @@ export class ChunkPlanner {
     if (wholeEnd <= start) return yield* this.#lookAtMixed(start, run);
     const end = kind === "zero" ? Math.min(wholeEnd, start + Math.max(this.#unit, ZERO_BYTES_MAX)) : wholeEnd;
     this.#cursor = end;
+    if (kind === "skip" && run.depth === 0) this.#bytesPresent += end - start;
+    else if (kind === "skip") this.#bytesEmpty += end - start;
     return { kind, start, end };
   }
 

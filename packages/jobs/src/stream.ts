@@ -63,6 +63,7 @@ class StreamBody implements JobBody {
   readonly #tracked: BlockNode;
   #copier: Copier | undefined;
   #copierOpen = false;
+  #planner: ChunkPlanner | undefined;
   #window: StreamWindow | undefined;
   /** The error that ends the job at once. */
   #failure: unknown;
@@ -105,6 +106,7 @@ class StreamBody implements JobBody {
     });
     this.#copierOpen = true;
     const planner = new ChunkPlanner({ top, stop, chunk });
+    this.#planner = planner;
     this.#window = new StreamWindow({
       job,
       top,
@@ -136,7 +138,12 @@ class StreamBody implements JobBody {
   }
 
   statistics(): Readonly<Record<string, number | string>> {
-    return { errors: this.#errors, ...this.#window?.statistics(), ...this.#copier?.statistics() };
+    return {
+      errors: this.#errors,
+      ...this.#planner?.statistics(),
+      ...this.#window?.statistics(),
+      ...this.#copier?.statistics(),
+    };
   }
 
   *#closeCopier(): Co<void> {

@@ -1,9 +1,10 @@
 /**
  * Finds free host clusters, first fit from the lowest that may be free, as QEMU does, and counts them. Blocks of the
- * refcount table that are missing are made on the way; the table itself grows when it is full.
+ * refcount table that are missing are made on the way; the table itself moves to a larger place when it is full.
  */
-import { alignUp, assert, BlockError, ByteView, type Co, CoMutex } from "@spindle/base";
+import { alignUp, BlockError, ByteView, type Co, CoMutex } from "@spindle/base";
 import { type BlockNode, IoVector } from "@spindle/block";
+import { CLUSTERS_MAX, type MetadataClusters } from "./metadata-clusters.ts";
 import { corrupt, type Refcounts } from "./refcount.ts";
 import { type CachedTable, makeTable } from "./table-cache.ts";
 
@@ -14,18 +15,24 @@ export interface ClusterRun {
 }
 
 const REFCOUNT_TABLE_BYTES_MAX = 8 * 1024 * 1024;
-/** Where the header holds the refcount table's offset and, behind it, its clusters. */
-const HEADER_REFCOUNT_TABLE = 48;
+
+/** Where a larger refcount table goes: blocks that count the new area, and the table behind them. */
+interface GrowthPlan {
+  readonly firstBlock: number;
+  readonly blocks: number;
+  readonly firstCluster: number;
+  readonly tableClusters: number;
+}
 
 export class Allocator {
   readonly #refcounts: Refcounts;
   readonly #file: () => BlockNode;
   /** Clusters that hold metadata: a free count for one of them means that the image is corrupt. */
-  readonly #metadata: Set<number>;
+  readonly #metadata: MetadataClusters;
   readonly #mutex = new CoMutex();
   #firstFree = 0;
 
-  constructor(refcounts: Refcounts, metadata: Set<number>, file: () => BlockNode) {
+  constructor(refcounts: Refcounts, metadata: MetadataClusters, file: () => BlockNode) {
     this.#refcounts = refcounts;
     this.#metadata = metadata;
     this.#file = file;
@@ -35,49 +42,78 @@ export class Allocator {
    * Takes up to `count` clusters that stand side by side, at least one.
    * @throws {BlockError} EFBIG when the refcount table can grow no more, EIO when the counts contradict the tables.
    */
-  allocate(count: number): Co<ClusterRun> {
-    return this.#mutex.run(() => this.#allocate(count));
+  *allocate(count: number): Co<ClusterRun> {
+    yield* this.#mutex.lock();
+    try {
+      return yield* this.#allocate(count);
+    } finally {
+      this.#mutex.unlock();
+    }
   }
 
-  /** Counts one more user of a cluster that is in use. */
-  *increment(index: number): Co<void> {
-    const block = yield* this.#refcounts.block(this.#refcounts.blockIndexOf(index));
-    assert(block !== undefined, "a cluster in use is counted");
-    this.#refcounts.set(block, index, this.#refcounts.get(block, index) + 1);
+  /** Counts one more user of a cluster that is in use. @returns false when its count can grow no more. */
+  *increment(index: number): Co<boolean> {
+    const refcounts = this.#refcounts;
+    const block = yield* refcounts.block(refcounts.blockIndexOf(index));
+    if (block === undefined) return false;
+    const count = refcounts.get(block, index);
+    if (count === 0 || count >= refcounts.most) return false;
+    refcounts.set(block, index, count + 1);
+    return true;
   }
 
   /** Counts a run down by one; what reaches zero is free at once. */
-  *decrement(run: ClusterRun): Co<void> {
-    for (let index = run.index; index < run.index + run.count; index++) {
-      const block = yield* this.#refcounts.block(this.#refcounts.blockIndexOf(index));
-      const old = block === undefined ? 0 : this.#refcounts.get(block, index);
+  *decrement({ index, count }: ClusterRun): Co<void> {
+    const refcounts = this.#refcounts;
+    for (let at = index; at < index + count; ) {
+      const blockIndex = refcounts.blockIndexOf(at);
+      const end = Math.min(index + count, (blockIndex + 1) * refcounts.entriesPerBlock);
+      const block = refcounts.blocks.get(blockIndex) ?? (yield* refcounts.block(blockIndex));
+      if (block !== undefined) this.#lower(block, at, end);
+      at = end;
+    }
+  }
+
+  #lower(block: CachedTable, from: number, end: number): void {
+    const refcounts = this.#refcounts;
+    for (let index = from; index < end; index++) {
+      const old = refcounts.get(block, index);
       // A count that is too small already is a corruption for `check` to find; making it wrap would spread it.
-      if (block === undefined || old === 0) continue;
-      this.#refcounts.set(block, index, old - 1);
+      if (old === 0) continue;
+      refcounts.set(block, index, old - 1);
       if (old === 1) this.#firstFree = Math.min(this.#firstFree, index);
     }
   }
 
   *#allocate(count: number): Co<ClusterRun> {
     const refcounts = this.#refcounts;
-    for (let index = this.#firstFree; ; ) {
+    for (let index = this.#firstFree; index < CLUSTERS_MAX; ) {
       const blockIndex = refcounts.blockIndexOf(index);
-      const end = (blockIndex + 1) * refcounts.entriesPerBlock;
-      const block = (yield* refcounts.block(blockIndex)) ?? (yield* this.#addBlock(blockIndex, index));
-      let first = index;
-      while (first < end && refcounts.get(block, first) !== 0) first += 1;
+      const end = Math.min((blockIndex + 1) * refcounts.entriesPerBlock, CLUSTERS_MAX);
+      const block =
+        refcounts.blocks.get(blockIndex) ??
+        (yield* refcounts.block(blockIndex)) ??
+        (yield* this.#addBlock(blockIndex, index));
+      // Clusters that were freed during the wait stand before this index, and are found by the next search.
+      if (this.#firstFree < index) {
+        index = this.#firstFree;
+        continue;
+      }
+      const first = refcounts.firstFree(block, index, end);
       this.#firstFree = first;
       if (first < end) return this.#take(block, first, Math.min(end, first + count));
       index = end;
     }
+    throw new BlockError("EFBIG", "the image file can have no more clusters");
   }
 
   #take(block: CachedTable, first: number, limit: number): ClusterRun {
     let index = first;
     for (; index < limit && this.#refcounts.get(block, index) === 0; index++) {
-      if (this.#metadata.has(index)) throw corrupt(`cluster ${index} holds metadata and is counted as free`);
+      if (this.#metadata.has(index)) break;
       this.#refcounts.set(block, index, 1);
     }
+    if (index === first) throw corrupt(`cluster ${first} holds metadata and is counted as free`);
     this.#firstFree = index;
     return { index: first, count: index - first };
   }
@@ -87,93 +123,95 @@ export class Allocator {
     const refcounts = this.#refcounts;
     if (blockIndex >= refcounts.table.length) return yield* this.#growTable(blockIndex);
     if (this.#metadata.has(from)) throw corrupt(`cluster ${from} holds metadata and is not counted`);
-    return this.#makeBlock(blockIndex, from);
+    const block = this.#makeBlock(blockIndex, from);
+    refcounts.set(block, from, 1);
+    refcounts.unlisted.add(block);
+    return block;
   }
 
   #makeBlock(blockIndex: number, clusterIndex: number): CachedTable {
     const refcounts = this.#refcounts;
     const { clusterSize } = refcounts;
     const block = makeTable(blockIndex, clusterIndex * clusterSize, new Uint8Array(clusterSize));
-    block.fresh = true;
     refcounts.blocks.put(block);
     refcounts.table[blockIndex] = block.hostOffset;
-    refcounts.unlisted.add(block);
     this.#metadata.add(clusterIndex);
-    if (refcounts.blockIndexOf(clusterIndex) === blockIndex) refcounts.set(block, clusterIndex, 1);
-    else refcounts.blocks.markDirty(block);
     return block;
   }
 
   /**
-   * Moves the table to a larger place: blocks that count the new area, then the table, all in clusters that no block has
-   * counted so far. The header points at the new table once all that is durable; the old one is given up afterwards.
+   * Writes a larger table behind everything that has been counted so far, with the blocks that count it. It is not in
+   * use before the header points at it, which is the first thing that the next write-back does; until then nothing in
+   * the file depends on the new blocks.
    */
   *#growTable(blockIndex: number): Co<CachedTable> {
     const refcounts = this.#refcounts;
-    const { clusterSize, entriesPerBlock } = refcounts;
-    let blocks = 1;
-    let clusters = 0;
-    for (;;) {
-      clusters = Math.ceil((Math.ceil((blockIndex + blocks) * 1.5) * 8) / clusterSize);
-      if (blocks * entriesPerBlock >= blocks + clusters) break;
-      blocks += 1;
-    }
-    if (clusters * clusterSize > alignUp(REFCOUNT_TABLE_BYTES_MAX, clusterSize))
-      throw new BlockError("EFBIG", "the image's refcount table cannot grow any more");
-    const first = blockIndex * entriesPerBlock;
+    const plan = this.#planGrowth(blockIndex);
     const old = { table: refcounts.table, offset: refcounts.tableOffset };
-    const table = new Float64Array((clusters * clusterSize) / 8);
+    const table = new Float64Array((plan.tableClusters * refcounts.clusterSize) / 8);
     table.set(old.table);
     refcounts.table = table;
+    const made = this.#makeBlocks(plan);
+    const offset = (plan.firstCluster + plan.blocks) * refcounts.clusterSize;
     try {
-      const made = Array.from({ length: blocks }, (_, index) => this.#makeBlock(blockIndex + index, first + index));
-      for (let index = first; index < first + blocks + clusters; index++) {
-        const block = made[refcounts.blockIndexOf(index) - blockIndex] as CachedTable;
-        refcounts.set(block, index, 1);
-        this.#metadata.add(index);
-      }
-      yield* this.#writeTable((first + blocks) * clusterSize, clusters);
+      const unlisted = [...refcounts.unlisted];
+      yield* this.#writeTable(offset, [...unlisted, ...made]);
+      for (const block of unlisted) refcounts.unlisted.delete(block);
     } catch (error) {
-      this.#forget(blockIndex, blocks, clusters, old.table);
+      refcounts.table = old.table;
+      for (const block of made) refcounts.blocks.remove(block);
+      for (let at = 0; at < plan.blocks + plan.tableClusters; at++) this.#metadata.delete(plan.firstCluster + at);
       throw error;
+    } finally {
+      for (const block of made) block.writing = false;
     }
-    yield* this.#giveUpTable(old.offset, (old.table.length * 8) / clusterSize);
-    return refcounts.blocks.get(blockIndex) as CachedTable;
-  }
-
-  *#writeTable(offset: number, clusters: number): Co<void> {
-    const refcounts = this.#refcounts;
-    const file = this.#file();
-    const unlisted = [...refcounts.unlisted];
-    for (const block of unlisted) yield* file.write(block.hostOffset, IoVector.of(block.bytes.slice()));
-    yield* file.write(offset, IoVector.of(tableBytes(refcounts.table)));
-    yield* file.flush();
-    const pointer = new ByteView(new Uint8Array(12));
-    pointer.setU64be(0, offset);
-    pointer.setU32be(8, clusters);
-    yield* file.write(HEADER_REFCOUNT_TABLE, IoVector.of(pointer.bytes));
-    yield* file.flush();
-    for (const block of unlisted) refcounts.unlisted.delete(block);
+    const clusters = (old.table.length * 8) / refcounts.clusterSize;
+    refcounts.replaced = [...refcounts.replaced, { offset: old.offset, clusters }];
     refcounts.tableOffset = offset;
+    return made[0] as CachedTable;
   }
 
-  *#giveUpTable(offset: number, clusters: number): Co<void> {
-    const index = offset / this.#refcounts.clusterSize;
-    for (let at = index; at < index + clusters; at++) this.#metadata.delete(at);
-    yield* this.decrement({ index, count: clusters });
-  }
-
-  #forget(blockIndex: number, blocks: number, clusters: number, table: Float64Array): void {
-    const refcounts = this.#refcounts;
-    refcounts.table = table;
-    for (let index = blockIndex; index < blockIndex + blocks; index++) {
-      const block = refcounts.blocks.get(index);
-      if (block === undefined) continue;
-      refcounts.blocks.remove(block);
-      refcounts.unlisted.delete(block);
+  #planGrowth(firstBlock: number): GrowthPlan {
+    const { clusterSize, entriesPerBlock } = this.#refcounts;
+    let blocks = 1;
+    let tableClusters = 0;
+    for (;;) {
+      tableClusters = Math.ceil((Math.ceil((firstBlock + blocks) * 1.5) * 8) / clusterSize);
+      if (blocks * entriesPerBlock >= blocks + tableClusters) break;
+      blocks += 1;
     }
-    const first = blockIndex * refcounts.entriesPerBlock;
-    for (let index = first; index < first + blocks + clusters; index++) this.#metadata.delete(index);
+    const most = alignUp(REFCOUNT_TABLE_BYTES_MAX, clusterSize) / clusterSize;
+    // The last growth is smaller than half.
+    tableClusters = Math.min(tableClusters, Math.max(most, 1));
+    const firstCluster = firstBlock * entriesPerBlock;
+    const fits = firstBlock + blocks <= (tableClusters * clusterSize) / 8;
+    if (!fits || firstCluster + blocks + tableClusters > CLUSTERS_MAX)
+      throw new BlockError("EFBIG", "the image's refcount table cannot grow any more");
+    if (this.#metadata.touches(firstCluster, blocks + tableClusters))
+      throw corrupt("metadata stands where nothing is counted");
+    return { firstBlock, blocks, firstCluster, tableClusters };
+  }
+
+  /** Blocks that count themselves and the table behind them; they are written with the table, and not before. */
+  #makeBlocks({ firstBlock, blocks, firstCluster, tableClusters }: GrowthPlan): CachedTable[] {
+    const refcounts = this.#refcounts;
+    const made = Array.from({ length: blocks }, (_, step) => this.#makeBlock(firstBlock + step, firstCluster + step));
+    for (let index = firstCluster; index < firstCluster + blocks + tableClusters; index++) {
+      refcounts.set(made[refcounts.blockIndexOf(index) - firstBlock] as CachedTable, index, 1);
+      this.#metadata.add(index);
+    }
+    for (const block of made) {
+      refcounts.blocks.markClean(block);
+      block.writing = true;
+    }
+    return made;
+  }
+
+  *#writeTable(offset: number, blocks: readonly CachedTable[]): Co<void> {
+    const file = this.#file();
+    for (const block of blocks) yield* file.write(block.hostOffset, IoVector.of(block.bytes.slice()));
+    yield* file.write(offset, IoVector.of(tableBytes(this.#refcounts.table)));
+    yield* file.flush();
   }
 }
 

@@ -13,6 +13,7 @@ export class CompressedReader {
   readonly #state: ImageState;
   /** The cluster that was inflated last: small reads tend to follow each other through one cluster. */
   #last: { readonly hostOffset: number; readonly cluster: Uint8Array } | undefined;
+  #forgotten = 0;
 
   constructor(state: ImageState) {
     this.#state = state;
@@ -21,14 +22,17 @@ export class CompressedReader {
   /** Forgets what it knows: some compressed cluster was given up, and its place may be used for another. */
   forget(): void {
     this.#last = undefined;
+    this.#forgotten += 1;
   }
 
   /** Reads the vector's bytes from `inCluster` on in the cluster that stands, compressed, at `place`. */
   *read(place: CompressedPlace, inCluster: number, vector: IoVector): Co<void> {
     let last = this.#last;
     if (last?.hostOffset !== place.hostOffset) {
+      const forgotten = this.#forgotten;
       last = { hostOffset: place.hostOffset, cluster: yield* this.#inflate(place) };
-      this.#last = last;
+      // It may have been given up while it was read: right for this request, and not for later ones.
+      if (forgotten === this.#forgotten) this.#last = last;
     }
     vector.copyFrom(last.cluster.subarray(inCluster, inCluster + vector.length));
   }
@@ -56,6 +60,11 @@ export class CompressedWriter {
     this.#state = state;
   }
 
+  /** Leaves the room unused: some compressed cluster was given up, and with it perhaps the host cluster of the room. */
+  forget(): void {
+    this.#room = undefined;
+  }
+
   /**
    * Compresses a whole cluster and writes it where there is room.
    * @returns where it stands, or undefined when it does not get smaller and nothing was written
@@ -74,14 +83,13 @@ export class CompressedWriter {
 
   /** Takes bytes from the cluster that is not full, or from a new one. */
   *#reserve(length: number): Co<number> {
-    const { allocator, clusterSize, refcounts } = this.#state;
+    const { allocator, clusterSize } = this.#state;
     const room = this.#room;
-    // Narrow refcounts cannot count several users of one cluster.
-    if (room !== undefined && refcounts.most >= 255 && room.end - room.offset >= length) {
+    if (room !== undefined && room.end - room.offset >= length) {
       const hostOffset = room.offset;
       room.offset += length;
-      yield* allocator.increment(Math.floor(hostOffset / clusterSize));
-      return hostOffset;
+      // A narrow count may be full.
+      if (yield* allocator.increment(Math.floor(hostOffset / clusterSize))) return hostOffset;
     }
     const { index } = yield* allocator.allocate(1);
     const hostOffset = index * clusterSize;

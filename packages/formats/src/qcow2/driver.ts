@@ -24,9 +24,9 @@ import {
   type Qcow2Header,
 } from "./header.ts";
 import { ImageState } from "./image-state.ts";
-import { readL1Entry } from "./l2-entry.ts";
 import { reclaimLeaks } from "./leaks.ts";
 import { Qcow2ClusterMap } from "./mapping.ts";
+import { collectMetadata, MetadataClusters } from "./metadata-clusters.ts";
 import { Refcounts } from "./refcount.ts";
 import { WriteBack } from "./write-back.ts";
 
@@ -99,6 +99,9 @@ class Qcow2Driver implements BlockDriver {
   /** Counts down clusters that nothing refers to, as a crash leaves them. Nothing else is in flight. */
   *reclaimLeaks(): Co<number> {
     yield* this.flush();
+    yield* this.#writeBack.reclaim();
+    // A request in flight may still use what it holds back, and that is counted down later.
+    if (this.#writeBack.hasReclaimable) return 0;
     const count = yield* reclaimLeaks(this.#state);
     if (count > 0) yield* this.flush();
     return count;
@@ -149,11 +152,10 @@ export const qcow2Format: DriverDefinition = {
   *open(request) {
     const file = request.children.file as BlockNode;
     const header = yield* readHeader(file);
-    if (!request.readOnly) {
-      checkWritable(header);
-      yield* clearAutoclear(file, header);
-    }
-    return new Qcow2Driver(yield* openState(request, header), request.readOnly);
+    if (!request.readOnly) checkWritable(header);
+    const state = yield* openState(request, header);
+    if (!request.readOnly) yield* clearAutoclear(file, header);
+    return new Qcow2Driver(state, request.readOnly);
   },
   create: createQcow2,
 };
@@ -197,30 +199,17 @@ function* clearAutoclear(file: BlockNode, header: Qcow2Header): Co<void> {
 function* openState(request: OpenRequest, header: Qcow2Header): Co<ImageState> {
   const { children, environment, inFlight } = request;
   const file = (): BlockNode => children.file as BlockNode;
-  const clusterSize = 2 ** header.clusterBits;
   const l1Bytes = new Uint8Array(header.l1Entries * 8);
   if (header.l1Offset + l1Bytes.length > file().length)
     throw new BlockError("EINVAL", "the L1 table stands beyond the end of the image file");
   yield* file().read(header.l1Offset, IoVector.of(l1Bytes));
   const l1 = new DataView(l1Bytes.buffer);
-  const refcounts = yield* Refcounts.open(header, file);
-  const metadata = metadataClusters(header, l1, refcounts, clusterSize);
+  // Who only reads needs no counts, and can still read what a damaged image has.
+  const { readOnly } = request;
+  const refcounts = readOnly ? Refcounts.none(header, file) : yield* Refcounts.open(header, file);
+  const metadata = readOnly
+    ? new MetadataClusters(new Uint32Array(0))
+    : collectMetadata(header, l1, refcounts, file().length);
   const allocator = new Allocator(refcounts, metadata, file);
   return new ImageState({ header, children, environment, inFlight, refcounts, allocator, metadata, l1 });
-}
-
-/** The clusters that no data may stand in. */
-function metadataClusters(header: Qcow2Header, l1: DataView, refcounts: Refcounts, clusterSize: number): Set<number> {
-  const clusters = new Set<number>([0]);
-  const add = (offset: number, length: number): void => {
-    for (let at = Math.floor(offset / clusterSize); at * clusterSize < offset + length; at++) clusters.add(at);
-  };
-  add(header.refcountTableOffset, header.refcountTableClusters * clusterSize);
-  add(header.l1Offset, header.l1Entries * 8);
-  for (const offset of refcounts.table) if (offset !== 0) clusters.add(Math.floor(offset / clusterSize));
-  for (let index = 0; index < header.l1Entries; index++) {
-    const { hostOffset } = readL1Entry(l1, index, clusterSize);
-    if (hostOffset !== 0) clusters.add(hostOffset / clusterSize);
-  }
-  return clusters;
 }

@@ -49,6 +49,8 @@ export interface Qcow2Header {
   readonly compression: CompressionType;
   /** Where the extensions end. */
   readonly extensionsEnd: number;
+  /** There are extensions of other kinds, such as persistent bitmaps, which may refer to clusters of their own. */
+  readonly foreignExtensions: boolean;
 }
 
 /**
@@ -80,6 +82,7 @@ export function parseHeader(bytes: Uint8Array): Qcow2Header {
     snapshotCount: view.u32be(60),
     snapshotsOffset: view.u64be(64, "snapshot table offset"),
     extensionsEnd: extensions.end,
+    foreignExtensions: extensions.foreign,
     ...third,
   } as const;
   checkTables(header);
@@ -127,6 +130,7 @@ function parseThird(view: ByteView, clusterBits: number): ThirdFields {
 interface Extensions {
   readonly backingFormat: string | null;
   readonly featureNames: ReadonlyMap<number, string>;
+  readonly foreign: boolean;
   readonly end: number;
 }
 
@@ -135,6 +139,7 @@ function parseExtensions(view: ByteView, start: number, clusterBits: number): Ex
   const limit = Math.min(view.length, 2 ** clusterBits, nameOffset === 0 ? Number.POSITIVE_INFINITY : nameOffset);
   let backingFormat: string | null = null;
   let featureNames: ReadonlyMap<number, string> = new Map();
+  let foreign = false;
   let offset = start;
   while (offset + 8 <= limit) {
     const type = view.u32be(offset);
@@ -147,9 +152,10 @@ function parseExtensions(view: ByteView, start: number, clusterBits: number): Ex
       if (length > 15) throw invalid("ERROR: ext_backing_format: len too large");
       backingFormat = decodeUtf8(data);
     } else if (type === EXTENSION_FEATURE_NAMES) featureNames = parseFeatureNames(data);
+    else foreign = true;
     offset += Math.ceil(length / 8) * 8;
   }
-  return { backingFormat, featureNames, end: offset };
+  return { backingFormat, featureNames, foreign, end: offset };
 }
 
 /** Names of incompatible bits, as the image tells them for programs that do not know the bits. */

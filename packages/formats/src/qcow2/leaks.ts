@@ -7,56 +7,74 @@ import { IoVector } from "@spindle/block";
 import type { ImageState } from "./image-state.ts";
 import { readCompressedEntry, readEntry, readL1Entry } from "./l2-entry.ts";
 import { corrupt } from "./refcount.ts";
+import type { CachedTable } from "./table-cache.ts";
 
-/** References are counted up to this; no image without snapshots has more. */
-const MOST = 0xffff;
+/** References are counted up to this; what has so many is left alone. */
+const REFERENCES_MAX = 0xff;
+
+/** One byte for each cluster: 64 MiB for a file of 4 TiB with clusters of 64 KiB. Longer files are left to a check. */
+const CLUSTERS_MAX: number = 2 ** 26;
 
 /**
- * @returns how many clusters were given back; 0 for images with snapshots, whose tables are not looked at
+ * @returns how many clusters were given back; 0 for images whose clusters are not all referred to by the active tables
+ * (snapshots, persistent bitmaps), and for files too long to be looked through
  * @throws {BlockError} EIO when the tables contradict themselves; nothing was changed.
  */
 export function* reclaimLeaks(state: ImageState): Co<number> {
-  if (state.header.snapshotCount > 0) return 0;
-  const references = yield* countReferences(state);
-  const { refcounts } = state;
+  const { header, refcounts, clusterSize } = state;
+  if (header.snapshotCount > 0 || header.foreignExtensions) return 0;
+  const blocks = [...refcounts.table.keys()].filter((index) => refcounts.table[index] !== 0);
+  const fileClusters = Math.ceil(state.file.length / clusterSize);
+  if (Math.max(fileClusters, blocks.length * refcounts.entriesPerBlock) > CLUSTERS_MAX) return 0;
+  const references = yield* countReferences(state, fileClusters);
   let reclaimed = 0;
-  for (let blockIndex = 0; blockIndex < refcounts.table.length; blockIndex++) {
+  for (const blockIndex of blocks) {
     const block = yield* refcounts.block(blockIndex);
-    if (block === undefined) continue;
-    const first = blockIndex * refcounts.entriesPerBlock;
-    for (let index = first; index < first + refcounts.entriesPerBlock; index++) {
-      const excess = refcounts.get(block, index) - (references[index] ?? 0);
-      if (excess <= 0) continue;
-      for (let step = 0; step < excess; step++) yield* state.allocator.decrement({ index, count: 1 });
-      reclaimed += 1;
-    }
+    if (block !== undefined) reclaimed += yield* correctBlock(state, block, references);
   }
   return reclaimed;
 }
 
-function* countReferences(state: ImageState): Co<Uint16Array> {
-  const { header, clusterSize, metadata, file } = state;
-  const references = new Uint16Array(Math.ceil(file.length / clusterSize));
-  const add = (index: number, count = 1): void => {
-    for (let at = index; at < index + count; at++)
-      if (at < references.length) references[at] = Math.min(MOST, (references[at] as number) + 1);
+/** Counts down what one block counts too high. */
+function* correctBlock({ refcounts, allocator }: ImageState, block: CachedTable, references: Uint8Array): Co<number> {
+  const first = block.index * refcounts.entriesPerBlock;
+  let corrected = 0;
+  for (let index = first; index < first + refcounts.entriesPerBlock; index++) {
+    const count = refcounts.get(block, index);
+    if (count === 0) continue;
+    const referred = references[index] ?? 0;
+    if (count <= referred || referred === REFERENCES_MAX) continue;
+    refcounts.set(block, index, referred + 1);
+    yield* allocator.decrement({ index, count: 1 });
+    corrected += 1;
+  }
+  return corrected;
+}
+
+function* countReferences(state: ImageState, fileClusters: number): Co<Uint8Array> {
+  const { header, clusterSize, file } = state;
+  const references = new Uint8Array(fileClusters);
+  const add = (first: number, last: number): void => {
+    if (last >= fileClusters) throw corrupt(`cluster ${last} stands beyond the end of the image file`);
+    for (let index = first; index <= last; index++)
+      if (references[index] !== REFERENCES_MAX) references[index] = (references[index] as number) + 1;
   };
-  for (const index of metadata) add(index);
+  for (const index of state.metadata.indices) add(index, index);
   const bytes = new Uint8Array(clusterSize);
   const table = new DataView(bytes.buffer);
   for (let l1Index = 0; l1Index < header.l1Entries; l1Index++) {
     const { hostOffset } = readL1Entry(state.l1, l1Index, clusterSize);
     if (hostOffset === 0) continue;
-    if (hostOffset + clusterSize > file.length)
-      throw corrupt(`L2 table ${l1Index} stands beyond the end of the image file`);
-    yield* file.read(hostOffset, IoVector.of(bytes));
+    bytes.fill(0);
+    const present = Math.min(clusterSize, file.length - hostOffset);
+    yield* file.read(hostOffset, IoVector.of(bytes.subarray(0, present)));
     for (let index = 0; index < state.entriesPerTable; index++) {
       const entry = readEntry(table, index, clusterSize, header.version);
       if (entry.kind === "compressed") {
         const place = readCompressedEntry(table, index, header.clusterBits);
-        const first = Math.floor(place.hostOffset / clusterSize);
-        add(first, Math.floor((place.hostOffset + place.length - 1) / clusterSize) - first + 1);
-      } else if (entry.hostOffset !== 0) add(entry.hostOffset / clusterSize);
+        const last = Math.floor((place.hostOffset + place.length - 1) / clusterSize);
+        add(Math.floor(place.hostOffset / clusterSize), Math.min(last, fileClusters - 1));
+      } else if (entry.hostOffset !== 0) add(entry.hostOffset / clusterSize, entry.hostOffset / clusterSize);
     }
   }
   return references;

@@ -91,6 +91,19 @@ export class Refcounts {
     }
   }
 
+  /** The first cluster from `index` on, and before `end`, that nothing uses; `end` when there is none. */
+  firstFree(block: CachedTable, index: number, end: number): number {
+    let at = index;
+    if (this.#order === 4) {
+      const { view } = block;
+      const base = at - (at % this.entriesPerBlock);
+      while (at < end && view.getUint16((at - base) * 2) !== 0) at += 1;
+      return at;
+    }
+    while (at < end && this.get(block, at) !== 0) at += 1;
+    return at;
+  }
+
   set(block: CachedTable, clusterIndex: number, count: number): void {
     assert(count >= 0 && count <= this.most, "a refcount fits its entry");
     const entry = clusterIndex % this.entriesPerBlock;

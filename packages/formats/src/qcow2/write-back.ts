@@ -1,7 +1,8 @@
 /**
  * Brings changed metadata to the file so that a crash at any point leaves leaked clusters at worst:
  *
- *   1. new refcount blocks, a barrier, and the table entries that name them
+ *   1. the header's pointer to a refcount table that was moved; new refcount blocks, a barrier, and the table entries
+ *      that name them
  *   2. changed refcount blocks, and new L2 tables, which nothing points at yet
  *   3. a barrier, which also makes all data written before durable
  *   4. changed L2 tables and L1 entries, as they were when step 2 began
@@ -23,6 +24,8 @@ interface Snapshot {
 }
 
 const L1_SECTOR_BYTES = 512;
+/** Where the header holds the refcount table's offset and, behind it, its clusters. */
+const HEADER_REFCOUNT_TABLE = 48;
 
 export class WriteBack {
   readonly #state: ImageState;
@@ -45,11 +48,16 @@ export class WriteBack {
     yield* this.#state.writeBackMutex.lock();
     try {
       yield* this.reclaim();
-      yield* this.#listBlocks();
+      yield* this.#nameBlocks();
       return yield* this.#writeSnapshot(this.#takeSnapshot());
     } finally {
       this.#state.writeBackMutex.unlock();
     }
+  }
+
+  /** Whether there are clusters that a request in flight may have been the last to use. */
+  get hasReclaimable(): boolean {
+    return this.#state.quarantined.length > 0;
   }
 
   /** Counts down the clusters that nobody can use any more. */
@@ -60,22 +68,54 @@ export class WriteBack {
     const over = state.quarantined.filter((run) => run.ticket < oldest);
     if (over.length === 0) return;
     state.quarantined = state.quarantined.filter((run) => run.ticket >= oldest);
-    for (const run of over) yield* state.allocator.decrement(run);
+    for (let run = over.pop(); run !== undefined; run = over.pop()) {
+      try {
+        yield* state.allocator.decrement(run);
+      } catch (error) {
+        // This run is leaked: how much of it was counted down is not known. The others are for later.
+        state.quarantined.push(...over);
+        throw error;
+      }
+    }
   }
 
-  /** Step 1. Blocks may be added meanwhile; when it ends there is none that the table does not name. */
+  /** Step 1. Blocks may be added meanwhile; when it ends there is none that the table in the file does not name. */
+  *#nameBlocks(): Co<void> {
+    const { refcounts } = this.#state;
+    while (refcounts.replaced.length > 0 || refcounts.unlisted.size > 0) {
+      if (refcounts.replaced.length > 0) yield* this.#switchTable();
+      else yield* this.#listBlocks();
+    }
+  }
+
+  /** Lets the header point at the table that is in use, and gives up those before it. */
+  *#switchTable(): Co<void> {
+    const { refcounts, file, allocator, metadata, clusterSize } = this.#state;
+    const { replaced } = refcounts;
+    const pointer = new ByteView(new Uint8Array(12));
+    pointer.setU64be(0, refcounts.tableOffset);
+    pointer.setU32be(8, (refcounts.table.length * 8) / clusterSize);
+    yield* file.write(HEADER_REFCOUNT_TABLE, IoVector.of(pointer.bytes));
+    yield* file.flush();
+    // More may have been replaced during the wait.
+    refcounts.replaced = refcounts.replaced.slice(replaced.length);
+    for (const { offset, clusters } of replaced) {
+      const index = offset / clusterSize;
+      for (let at = index; at < index + clusters; at++) metadata.delete(at);
+      yield* allocator.decrement({ index, count: clusters });
+    }
+  }
+
   *#listBlocks(): Co<void> {
     const { refcounts, file } = this.#state;
-    while (refcounts.unlisted.size > 0) {
-      const blocks = [...refcounts.unlisted];
-      for (const block of blocks) yield* file.write(block.hostOffset, IoVector.of(block.bytes.slice()));
-      yield* file.flush();
-      for (const block of blocks) {
-        const entry = new ByteView(new Uint8Array(8));
-        entry.setU64be(0, block.hostOffset);
-        yield* file.write(refcounts.tableOffset + block.index * 8, IoVector.of(entry.bytes));
-        refcounts.unlisted.delete(block);
-      }
+    const blocks = [...refcounts.unlisted];
+    for (const block of blocks) yield* file.write(block.hostOffset, IoVector.of(block.bytes.slice()));
+    yield* file.flush();
+    for (const block of blocks) {
+      const entry = new ByteView(new Uint8Array(8));
+      entry.setU64be(0, block.hostOffset);
+      yield* file.write(refcounts.tableOffset + block.index * 8, IoVector.of(entry.bytes));
+      refcounts.unlisted.delete(block);
     }
   }
 
@@ -83,6 +123,7 @@ export class WriteBack {
     const state = this.#state;
     const tables = state.l2.dirtyTables().map((table) => {
       state.l2.markClean(table);
+      table.writing = true;
       return { table, bytes: table.bytes.slice(), fresh: table.fresh };
     });
     const l1Sectors = [...state.dirtyL1].map((index) => ({ index, bytes: this.#l1Sector(index).slice() }));
@@ -114,6 +155,8 @@ export class WriteBack {
     } catch (error) {
       this.#putBack(snapshot);
       throw error;
+    } finally {
+      for (const { table } of tables) table.writing = false;
     }
     this.#state.quarantined.push(...freed);
     return true;
@@ -123,11 +166,14 @@ export class WriteBack {
     const { refcounts, file } = this.#state;
     for (const block of refcounts.blocks.dirtyTables()) {
       refcounts.blocks.markClean(block);
+      block.writing = true;
       try {
         yield* file.write(block.hostOffset, IoVector.of(block.bytes.slice()));
       } catch (error) {
         refcounts.blocks.markDirty(block);
         throw error;
+      } finally {
+        block.writing = false;
       }
     }
   }

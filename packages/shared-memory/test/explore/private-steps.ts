@@ -36,7 +36,7 @@ interface Stepping {
 export function isPrivate(context: Privacy, thread: Stepping, threads: readonly Stepping[]): boolean {
   if (!Array.isArray(thread.next)) return false;
   const [name, array, index] = thread.next as [string, unknown, number];
-  if (name === "snapshot" || name === "await") return false;
+  if (name === "snapshot" || name === "await" || name === "hold") return false;
   if (name === "ring") {
     const other = threads[array as number];
     return other === undefined || other === thread || other.dead || other.next === undefined;

@@ -22,7 +22,10 @@ export type Action =
 export interface Program {
   readonly name: string;
   readonly threads: readonly (readonly Action[])[];
+  /** As many as there are threads, unless it says otherwise. */
   readonly slots?: number;
+  /** Whether others may go on between a grant and the release. */
+  readonly hold?: true;
   /** Threads that may die at any step, each followed by a recovery on a thread of its own, which may die as well. */
   readonly deaths?: number;
 }

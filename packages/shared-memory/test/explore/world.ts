@@ -12,6 +12,9 @@ const RUN = 0;
 const CANCEL = 1;
 const KILL = 2;
 
+/** Others take the mutex a few times at most before a recovery. */
+const MOST_RECOVERIES = 8;
+
 /** What happens next: a thread goes on, is canceled, or dies. */
 export type Choice = number;
 
@@ -54,6 +57,7 @@ interface Held extends Range {
 
 export class World {
   readonly #build: Build;
+  readonly #program: Program;
   readonly #handle: { memory: SharedArrayBuffer; slots: number };
   readonly #words: Int32Array;
   readonly #table: SlotArrays;
@@ -69,6 +73,7 @@ export class World {
 
   constructor(made: Build, program: Program) {
     this.#build = made;
+    this.#program = program;
     this.#handle = made.RangeLock.create({ slots: program.slots ?? program.threads.length });
     this.#words = new Int32Array(this.#handle.memory);
     this.#table = new made.SlotTable(this.#handle.memory, this.#handle.slots);
@@ -103,6 +108,8 @@ export class World {
     const { next } = thread;
     // A patient thread goes on when the mutex is free.
     if (Array.isArray(next) && next[0] === "await") return this.#words[MUTEX_WORD] === 0;
+    // A recovery that could not enter is tried again when the mutex can be had.
+    if (thread.recovers >= 0 && !Array.isArray(next)) return (next as Condition).ready();
     return !thread.asleep || thread.rung;
   }
 
@@ -239,6 +246,7 @@ export class World {
       else {
         const held = yield* this.#take(thread, lock, action);
         if (held === undefined) continue;
+        if (this.#program.hold === true) yield ["hold"];
         if (action.do === "take") taken.push(held);
         else yield* this.#drop(lock, held);
       }
@@ -280,6 +288,7 @@ export class World {
   }
 
   *#checkTickets(lock: SteppedLock): Stepper<void> {
+    yield ["hold"];
     const inFlight = [...this.#held];
     const ticket = (yield lock.ticket()) as number;
     const oldest = (yield lock.oldestTicket()) as number;
@@ -289,18 +298,19 @@ export class World {
   }
 
   *#recover(thread: ThreadState, lock: SteppedLock): Stepper<void> {
-    while (((yield lock.recover(thread.recovers)) as number) < 0) {
-      this.#settleFrame(thread, 0x5eed, 0);
+    for (let attempt = 0; ((yield lock.recover(thread.recovers)) as number) < 0; attempt++) {
+      if (attempt === MOST_RECOVERIES) throw new Violation("a recovery never gets anywhere");
+      this.#settleFrame(thread, 0x5eed + attempt, 0);
       yield { kind: "condition", ready: () => this.#mutexCanBeHad() };
     }
     this.#unrecovered -= 1;
     this.#settleFrame(thread, -1, 0);
   }
 
-  /** A recovery that could not enter is called again later; that it could never enter would be found at the end. */
   #mutexCanBeHad(): boolean {
-    const word = this.#words[MUTEX_WORD] as number;
-    return word === 0 || this.#threads[(word % NOTE) - 1]?.dead === true;
+    const holder = ((this.#words[MUTEX_WORD] as number) % NOTE) - 1;
+    // From a dead holder it can be had as soon as somebody has begun to recover that one.
+    return holder < 0 || ((this.#words[DEAD] as number) & (1 << holder)) !== 0;
   }
 
   #kill(thread: ThreadState): void {
@@ -325,7 +335,7 @@ export class World {
       this.#resume(thread, 1);
     } else {
       // A runner takes the doorbell's number, looks, and sleeps while the number is the same.
-      thread.asleep = thread.recovers < 0;
+      thread.asleep = true;
       thread.rung = false;
     }
   }
@@ -341,7 +351,7 @@ export class World {
       thread.rung = false;
       return 0;
     }
-    if (name === "await") return 0;
+    if (name === "await" || name === "hold") return 0;
     const operation = Atomics[name as "load"] as (...operands: unknown[]) => number;
     return operation.apply(Atomics, args);
   }
@@ -414,10 +424,17 @@ export class World {
 
   #look(): void {
     if (this.#replaying) return;
-    const slots = this.#slots();
-    const leftBehind = slots.some(({ phase }) => phase >= 3);
+    const { states } = this.#table;
+    const { before } = this.#specification;
+    let same = before.length > 0;
+    let leftBehind = false;
+    for (let slot = 0; slot < this.#handle.slots; slot++) {
+      const state = states[slot] as number;
+      if (before[slot]?.state !== state) same = false;
+      if ((state & 7) >= 3) leftBehind = true;
+    }
     const quiet = this.#words[MUTEX_WORD] === 0 && !leftBehind && this.#unrecovered === 0;
-    this.#specification.step(slots, quiet);
+    if (!same || quiet) this.#specification.step(this.#slots(), quiet);
   }
 
   #slots(): SlotView[] {

@@ -106,7 +106,8 @@ class Demo {
     const wrong = await machine.stop();
     const { waits, waitedMs, longestWaitMs } = (node.tracker as NonNullable<typeof node.tracker>).statistics();
     const counters = job["x-statistics"] ?? {};
-    const bytesCopied = Number(counters["bytes-copied"] ?? 0);
+    const counter = (name: string): number => Number(counters[name] ?? 0);
+    const bytesCopied = counter("bytes-copied");
     const phases = Object.fromEntries(PHASES.map((name) => [name, phaseResult(machine, name, times[name])]));
     return {
       machine,
@@ -120,8 +121,8 @@ class Demo {
           seconds: times.during,
           bytesCopied,
           bytesPerSecond: bytesCopied / times.during,
-          zeroBytes: Number(counters["bytes-zero"] ?? 0),
-          skippedBytes: Number(counters["bytes-skipped-written"] ?? 0),
+          zeroBytes: counter("bytes-empty") + counter("bytes-zero"),
+          skippedBytes: counter("bytes-present") + counter("bytes-skipped-written"),
         },
         phases: phases as Record<Phase, PhaseResult>,
         waits: { requests: waits, meanMs: waits === 0 ? 0 : waitedMs / waits, longestMs: longestWaitMs },
