@@ -19,6 +19,11 @@ export interface Bench {
   run(context: BenchContext): Promise<Table[]>;
 }
 
+/** Figures are those of the compiled packages, which `npm run bench` builds first; the shape needs no build. */
+export function measuresBuild({ scale }: BenchContext): boolean {
+  return scale !== "shape";
+}
+
 /** The value for the scale of this run. */
 export function scaled<T>({ scale }: BenchContext, values: Readonly<Record<Scale, T>>): T {
   return values[scale];

@@ -3,7 +3,7 @@
  * What must not happen is that it grows with the disk.
  */
 import { KiB, MiB, TiB } from "@spindle/base";
-import { type Bench, type BenchContext, scaled } from "./bench.ts";
+import { type Bench, type BenchContext, measuresBuild, scaled } from "./bench.ts";
 import { createOverlay, createQcow2From, imageFile } from "./images.ts";
 import { Scratch, writeRandomRanges } from "./scratch.ts";
 import { streamInProcess } from "./stream-process.ts";
@@ -37,7 +37,10 @@ async function measure(context: BenchContext, scratch: Scratch, format: string):
   const overlay = scratch.path("overlay.qcow2");
   const backing = imageFile(format, scratch.path(`base.${format}`));
   await createOverlay(overlay, DISK_BYTES);
-  const { peakMemory, restMemory, seconds } = await streamInProcess({ image: overlay, backing, workers: WORKERS });
+  const { peakMemory, restMemory, seconds } = await streamInProcess(
+    { image: overlay, backing, workers: WORKERS },
+    { built: measuresBuild(context) },
+  );
   scratch.remove("overlay.qcow2");
   return {
     label: `${format} base`,

@@ -4,7 +4,7 @@
  */
 import { MiB } from "@spindle/base";
 import { peer } from "@spindle/testkit/peers";
-import { type Bench, type BenchContext, inTurn, scaled } from "./bench.ts";
+import { type Bench, type BenchContext, inTurn, measuresBuild, scaled } from "./bench.ts";
 import { createOverlay, imageFile } from "./images.ts";
 import { Nbdkit } from "./peers/nbdkit.ts";
 import { Scratch, writeRandomFile } from "./scratch.ts";
@@ -33,7 +33,10 @@ export const streamLatencyBench: Bench = {
       ours: async () => {
         await createOverlay(overlay, length);
         const backing = { driver: "delay", "read-ms": DELAY_MS, file: imageFile("raw", base) };
-        const { seconds } = await streamInProcess({ image: overlay, backing, workers: WORKERS });
+        const { seconds } = await streamInProcess(
+          { image: overlay, backing, workers: WORKERS },
+          { built: measuresBuild(context) },
+        );
         scratch.remove("overlay.qcow2");
         return rate(seconds);
       },

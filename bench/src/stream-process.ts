@@ -11,13 +11,17 @@ export interface StreamProcessOutcome extends StreamOutcome {
   readonly wallSeconds: number;
 }
 
-/** @param nodeOptions for the profiler, such as `--cpu-prof` */
+export interface StreamProcessOptions {
+  /** Runs the compiled packages, as users have them, instead of the sources. They have been built. */
+  readonly built?: boolean;
+}
+
 export async function streamInProcess(
   work: StreamWork,
-  nodeOptions: readonly string[] = [],
+  { built = false }: StreamProcessOptions = {},
 ): Promise<StreamProcessOutcome> {
   const script = fileURLToPath(new URL("./stream-child.ts", import.meta.url));
-  const node = ["--conditions=spindle-source", "--disable-warning=ExperimentalWarning", ...nodeOptions];
+  const node = ["--disable-warning=ExperimentalWarning", ...(built ? [] : ["--conditions=spindle-source"])];
   const begin = performance.now();
   const { stdout } = await run(process.execPath, [...node, script, JSON.stringify(work)]);
   const wallSeconds = (performance.now() - begin) / 1_000;

@@ -4,7 +4,7 @@
  */
 import { GiB, MiB } from "@spindle/base";
 import { peer } from "@spindle/testkit/peers";
-import { type Bench, type BenchContext, inTurn, scaled } from "./bench.ts";
+import { type Bench, type BenchContext, inTurn, measuresBuild, scaled } from "./bench.ts";
 import { createOverlay, createQcow2From, imageFile } from "./images.ts";
 import { copyFileWith } from "./peers/copy-file.ts";
 import { QemuStorageDaemon } from "./peers/qemu-storage-daemon.ts";
@@ -45,7 +45,10 @@ async function measureFormat(context: BenchContext, scratch: Scratch, format: st
   const samples = await inTurn<"ours" | "qemu" | "copy">(rounds, {
     ours: async () => {
       await createOverlay(overlay, length);
-      const { seconds, wallSeconds } = await streamInProcess({ image: overlay, backing: below, workers: WORKERS });
+      const { seconds, wallSeconds } = await streamInProcess(
+        { image: overlay, backing: below, workers: WORKERS },
+        { built: measuresBuild(context) },
+      );
       scratch.remove("overlay.qcow2");
       whole.push(rate(wallSeconds));
       return rate(seconds);

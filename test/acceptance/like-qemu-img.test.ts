@@ -2,7 +2,7 @@
 import { truncateSync, writeFileSync } from "node:fs";
 import { peer } from "@spindle/testkit/peers";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { Scratch, run, spindle } from "./program.ts";
+import { run, Scratch, spindle } from "./program.ts";
 
 const qemuImg = peer("qemu-img");
 const qemuIo = peer("qemu-io");
@@ -51,51 +51,53 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
     "it's,a b.qcow2",
   ];
 
-  test.each([
-    ...IMAGES.flatMap((image) => [
-      ["info", image],
-      ["info", "--output=json", image],
-      ["map", "--output=json", image],
-    ]),
-    ["map", "top.qcow2"],
-    ["map", "zlib.qcow2"],
-    ["map", "folder/far.qcow2"],
-    ["info", "orphan.qcow2"],
-    ["info", "--backing-chain", "top.qcow2"],
-    ["info", "--backing-chain", "--output=json", "folder/far.qcow2"],
-    ["info", "--backing-chain", "orphan.qcow2"],
-    ["info", "-f", "raw", "--output=json", "top.qcow2"],
-    ["info", "-f", "qcow2", "base.raw"],
-    ["info", "-f", "nonsense", "base.raw"],
-    ["info", "-U", "base.raw"],
-    ["info", "missing.qcow2"],
-    ["info", "--output=nonsense", "base.raw"],
-    ["info", "base.raw", "mid.qcow2"],
-    ["info"],
-    ["nonsense"],
-    ["map", "--output=json", "-s", "1M", "--max-length=1M", "top.qcow2"],
-    ["map", "--output=json", "-s", "70000", "-l", "1000", "top.qcow2"],
-    ["map", "--output=json", "--start-offset=100M", "top.qcow2"],
-    ["map", "-s", "nonsense", "top.qcow2"],
-    ["map", "-f", "raw", "--output=json", "top.qcow2"],
-    ["map", "orphan.qcow2"],
-    ["compare", "base.raw", "base.raw"],
-    ["compare", "mid.qcow2", "flat.raw"],
-    ["compare", "zstd.qcow2", "small.qcow2"],
-    ["compare", "-s", "mid.qcow2", "zlib.qcow2"],
-    ["compare", "-s", "top.qcow2", "top.qcow2"],
-    ["compare", "-s", "base.raw", "longer.raw"],
-    ["compare", "-q", "base.raw", "mid.qcow2"],
-    ["compare", "base.raw", "mid.qcow2"],
-    ["compare", "base.raw", "longer.raw"],
-    ["compare", "other.raw", "base.raw"],
-    ["compare", "other.raw", "longer.raw"],
-    ["compare", "-f", "raw", "-F", "raw", "top.qcow2", "mid.qcow2"],
-    ["compare", "base.raw", "missing.raw"],
-    ["compare", "-f", "nonsense", "base.raw", "base.raw"],
-    ["compare", "--nonsense", "base.raw", "base.raw"],
-    ["compare", "base.raw"],
-  ].map(titled))("%s", { concurrent: true }, async (_title, words) => {
+  test.each(
+    [
+      ...IMAGES.flatMap((image) => [
+        ["info", image],
+        ["info", "--output=json", image],
+        ["map", "--output=json", image],
+      ]),
+      ["map", "top.qcow2"],
+      ["map", "zlib.qcow2"],
+      ["map", "folder/far.qcow2"],
+      ["info", "orphan.qcow2"],
+      ["info", "--backing-chain", "top.qcow2"],
+      ["info", "--backing-chain", "--output=json", "folder/far.qcow2"],
+      ["info", "--backing-chain", "orphan.qcow2"],
+      ["info", "-f", "raw", "--output=json", "top.qcow2"],
+      ["info", "-f", "qcow2", "base.raw"],
+      ["info", "-f", "nonsense", "base.raw"],
+      ["info", "-U", "base.raw"],
+      ["info", "missing.qcow2"],
+      ["info", "--output=nonsense", "base.raw"],
+      ["info", "base.raw", "mid.qcow2"],
+      ["info"],
+      ["nonsense"],
+      ["map", "--output=json", "-s", "1M", "--max-length=1M", "top.qcow2"],
+      ["map", "--output=json", "-s", "70000", "-l", "1000", "top.qcow2"],
+      ["map", "--output=json", "--start-offset=100M", "top.qcow2"],
+      ["map", "-s", "nonsense", "top.qcow2"],
+      ["map", "-f", "raw", "--output=json", "top.qcow2"],
+      ["map", "orphan.qcow2"],
+      ["compare", "base.raw", "base.raw"],
+      ["compare", "mid.qcow2", "flat.raw"],
+      ["compare", "zstd.qcow2", "small.qcow2"],
+      ["compare", "-s", "mid.qcow2", "zlib.qcow2"],
+      ["compare", "-s", "top.qcow2", "top.qcow2"],
+      ["compare", "-s", "base.raw", "longer.raw"],
+      ["compare", "-q", "base.raw", "mid.qcow2"],
+      ["compare", "base.raw", "mid.qcow2"],
+      ["compare", "base.raw", "longer.raw"],
+      ["compare", "other.raw", "base.raw"],
+      ["compare", "other.raw", "longer.raw"],
+      ["compare", "-f", "raw", "-F", "raw", "top.qcow2", "mid.qcow2"],
+      ["compare", "base.raw", "missing.raw"],
+      ["compare", "-f", "nonsense", "base.raw", "base.raw"],
+      ["compare", "--nonsense", "base.raw", "base.raw"],
+      ["compare", "base.raw"],
+    ].map(titled),
+  )("%s", { concurrent: true }, async (_title, words) => {
     const far = words.includes("folder/far.qcow2") && (words[0] === "map" || words[1] === "--backing-chain");
     const ours = await spindle([...words, ...(far ? ["--allow-backing=."] : [])], { cwd: scratch.folder });
     const theirs = await run([qemuImg as string, ...words], { cwd: scratch.folder });
@@ -103,22 +105,24 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
     expect(ours.stderr.split("\n").length - 1, ours.stderr).toBe(ours.code === 0 || theirs.stderr === "" ? 0 : 1);
   });
 
-  test.each([
-    ["-f", "qcow2", "new.qcow2", "1M"],
-    ["-f", "qcow2", "-o", "cluster_size=4k,refcount_bits=64", "new.qcow2", "1.5G"],
-    ["-f", "qcow2", "-o", "size=2M", "-o", "compat=v3", "new.qcow2"],
-    ["-f", "qcow2", "-o", "compat=0.10,compression_type=zlib", "new.qcow2", "1000"],
-    ["-f", "qcow2", "-o", "compression_type=zstd,cluster_size=2M", "new.qcow2", "0x100000"],
-    ["-f", "qcow2", "-o", "preallocation=off,extended_l2=off", "new.qcow2", "0"],
-    ["-f", "qcow2", "-b", "base.raw", "-F", "raw", "new.qcow2"],
-    ["-f", "qcow2", "-b", "mid.qcow2", "-F", "qcow2", "new.qcow2", "20M"],
-    ["-f", "qcow2", "-o", "backing_file=base.raw,backing_fmt=raw", "new.qcow2"],
-    ["-f", "qcow2", "-b", "it's,a b.qcow2", "-F", "qcow2", "new.qcow2"],
-    ["-f", "qcow2", "-u", "-b", "gone.raw", "-F", "raw", "new.qcow2", "1G"],
-    ["-q", "-f", "qcow2", "new.qcow2", "1P"],
-    ["-f", "raw", "new.raw", "1000"],
-    ["new.raw", "1M"],
-  ].map(titled))("create %s", async (_title, words) => {
+  test.each(
+    [
+      ["-f", "qcow2", "new.qcow2", "1M"],
+      ["-f", "qcow2", "-o", "cluster_size=4k,refcount_bits=64", "new.qcow2", "1.5G"],
+      ["-f", "qcow2", "-o", "size=2M", "-o", "compat=v3", "new.qcow2"],
+      ["-f", "qcow2", "-o", "compat=0.10,compression_type=zlib", "new.qcow2", "1000"],
+      ["-f", "qcow2", "-o", "compression_type=zstd,cluster_size=2M", "new.qcow2", "0x100000"],
+      ["-f", "qcow2", "-o", "preallocation=off,extended_l2=off", "new.qcow2", "0"],
+      ["-f", "qcow2", "-b", "base.raw", "-F", "raw", "new.qcow2"],
+      ["-f", "qcow2", "-b", "mid.qcow2", "-F", "qcow2", "new.qcow2", "20M"],
+      ["-f", "qcow2", "-o", "backing_file=base.raw,backing_fmt=raw", "new.qcow2"],
+      ["-f", "qcow2", "-b", "it's,a b.qcow2", "-F", "qcow2", "new.qcow2"],
+      ["-f", "qcow2", "-u", "-b", "gone.raw", "-F", "raw", "new.qcow2", "1G"],
+      ["-q", "-f", "qcow2", "new.qcow2", "1P"],
+      ["-f", "raw", "new.raw", "1000"],
+      ["new.raw", "1M"],
+    ].map(titled),
+  )("create %s", async (_title, words) => {
     using own = new Scratch();
     for (const name of ["base.raw", "mid.qcow2", "it's,a b.qcow2"]) own.tool("cp", scratch.path(name), name);
     const created = await spindle(["create", ...words], { cwd: own.folder });
@@ -133,23 +137,25 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
     expect(ours).toEqual(theirs);
   });
 
-  test.each([
-    ["-f", "qcow2", "new.qcow2"],
-    ["-f", "qcow2", "new.qcow2", "12x"],
-    ["-f", "qcow2", "new.qcow2", "1.5"],
-    ["-f", "qcow2", "new.qcow2", "16E"],
-    ["-f", "qcow2", "-b", "base.raw", "new.qcow2"],
-    ["-f", "qcow2", "-b", "gone.raw", "-F", "raw", "new.qcow2"],
-    ["-f", "qcow2", "-b", "new.qcow2", "-F", "qcow2", "new.qcow2"],
-    ["-f", "qcow2", "-u", "-b", "gone.raw", "-F", "raw", "new.qcow2"],
-    ["-f", "raw", "-b", "base.raw", "-F", "raw", "new.raw"],
-    ["-f", "nonsense", "new.qcow2", "1M"],
-    ["-f", "qcow2", "-o", "nonsense=1", "new.qcow2", "1M"],
-    ["-f", "qcow2", "-o", "cluster_size=3k", "new.qcow2", "1M"],
-    ["-f", "qcow2", "-o", "size=2M", "new.qcow2", "1M"],
-    ["-f", "qcow2", "no-folder/new.qcow2", "1M"],
-    ["-f", "qcow2"],
-  ].map(titled))("create refuses %s", { concurrent: true }, async (_title, words) => {
+  test.each(
+    [
+      ["-f", "qcow2", "new.qcow2"],
+      ["-f", "qcow2", "new.qcow2", "12x"],
+      ["-f", "qcow2", "new.qcow2", "1.5"],
+      ["-f", "qcow2", "new.qcow2", "16E"],
+      ["-f", "qcow2", "-b", "base.raw", "new.qcow2"],
+      ["-f", "qcow2", "-b", "gone.raw", "-F", "raw", "new.qcow2"],
+      ["-f", "qcow2", "-b", "new.qcow2", "-F", "qcow2", "new.qcow2"],
+      ["-f", "qcow2", "-u", "-b", "gone.raw", "-F", "raw", "new.qcow2"],
+      ["-f", "raw", "-b", "base.raw", "-F", "raw", "new.raw"],
+      ["-f", "nonsense", "new.qcow2", "1M"],
+      ["-f", "qcow2", "-o", "nonsense=1", "new.qcow2", "1M"],
+      ["-f", "qcow2", "-o", "cluster_size=3k", "new.qcow2", "1M"],
+      ["-f", "qcow2", "-o", "size=2M", "new.qcow2", "1M"],
+      ["-f", "qcow2", "no-folder/new.qcow2", "1M"],
+      ["-f", "qcow2"],
+    ].map(titled),
+  )("create refuses %s", { concurrent: true }, async (_title, words) => {
     const ours = await spindle(["create", ...words], { cwd: scratch.folder });
     const theirs = await run([qemuImg as string, "create", ...words], { cwd: scratch.folder });
     expect(ours.code).toBe(theirs.code);

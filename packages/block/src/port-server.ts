@@ -4,7 +4,7 @@
  */
 import { alignDown, alignUp, assert, type Co, isBlockError, until } from "@spindle/base";
 import { LockKind, type RangeLockHandle, type Thread } from "@spindle/shared-memory";
-import { chainStatus } from "./chain.ts";
+import { type ChainExtent, chainStatus } from "./chain.ts";
 import type { DiskPortHandle } from "./disk-port.ts";
 import { IoVector } from "./io-vector.ts";
 import { MappingCache, ZERO_PLACE } from "./mapping-cache.ts";
@@ -150,7 +150,7 @@ export class PortServer {
       const descriptor = extent.file?.driver.fileDescriptor;
       const plain = extent.hostOffset !== undefined && descriptor !== undefined;
       // A filter has a say in every request: nothing may go around it.
-      if ((plain || extent.zero) && !extent.filtered) {
+      if ((plain || this.#staysZero(extent)) && !extent.filtered) {
         const inPlace = extent.depth === 0 && plain && whole > 0 && !this.#node.readOnly;
         const writable = inPlace && (yield* this.#writesInPlace(offset, whole));
         for (let at = 0; at < whole; at += unit)
@@ -162,6 +162,11 @@ export class PortServer {
       }
       offset += Math.max(whole, unit);
     }
+  }
+
+  /** Zeros become data only by an exclusive write, which makes the cache forget them; in a plain file any write does. */
+  #staysZero({ zero, depth }: ChainExtent): boolean {
+    return zero && (depth > 0 || this.#node.driver.writesInPlace !== undefined);
   }
 
   *#writesInPlace(offset: number, length: number): Co<boolean> {

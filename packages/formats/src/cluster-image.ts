@@ -66,14 +66,12 @@ export class ClusterImage {
   *writeZeroes(offset: number, length: number, mayUnmap: boolean): Co<void> {
     const { clusterSize } = this.#map;
     const end = offset + length;
-    const firstWhole = Math.min(alignUp(offset, clusterSize), end);
+    const firstWhole = alignUp(offset, clusterSize);
     // The last cluster of the disk counts as whole when the range reaches the disk's end.
-    const lastWhole = Math.max(
-      firstWhole,
-      end === this.#length() ? alignUp(end, clusterSize) : alignDown(end, clusterSize),
-    );
+    const lastWhole = end === this.#length() ? alignUp(end, clusterSize) : alignDown(end, clusterSize);
+    if (firstWhole >= lastWhole) return yield* this.#zeroPart(offset, length);
     if (firstWhole > offset) yield* this.#zeroPart(offset, firstWhole - offset);
-    if (lastWhole > firstWhole) yield* this.#map.zero(firstWhole, lastWhole - firstWhole, mayUnmap);
+    yield* this.#map.zero(firstWhole, lastWhole - firstWhole, mayUnmap);
     if (end > lastWhole) yield* this.#zeroPart(lastWhole, end - lastWhole);
   }
 

@@ -45,6 +45,8 @@ class FileDriver implements BlockDriver {
   /** Modes of `fallocate` that this file has refused. */
   readonly #refused: Set<number> = new Set();
   #flushFailure: BlockError | undefined;
+  /** The last run of data that was found in a file that nobody writes: finding its end may mean to walk all its pages. */
+  #dataRun = { start: 0, end: 0 };
 
   constructor(file: OpenedFile, options: FileOptions) {
     this.fileDescriptor = file.fd;
@@ -119,11 +121,15 @@ class FileDriver implements BlockDriver {
     if (calls === null) return whole;
     const failed = this.#attempt("find the holes of", "blockStatus");
     const fd = this.fileDescriptor;
-    const data = yield* linuxOperation(failed, calls.seekData, fd, offset);
-    if (data === undefined && calls.seekEnd(fd) < this.length())
+    const { start, end } = this.#dataRun;
+    const known = offset >= start && offset < end;
+    const data = known ? offset : yield* linuxOperation(failed, calls.seekData, fd, offset);
+    if ((known || data === undefined) && calls.seekEnd(fd) < this.length())
       throw new BlockError("EIO", `'${this.#options.filename}' has become shorter while it is open`, failed);
+    if (known) return { ...whole, length: Math.min(length, end - offset) };
     if (data === undefined || data > offset) return zeroExtent(Math.min(length, (data ?? offset + length) - offset));
     const hole = yield* linuxOperation(failed, calls.seekHole, fd, offset);
+    if (this.#options.readOnly && hole !== undefined) this.#dataRun = { start: offset, end: hole };
     // A file system may have made a hole of it between the two calls.
     return hole === undefined || hole <= offset ? whole : { ...whole, length: Math.min(length, hole - offset) };
   }

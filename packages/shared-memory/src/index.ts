@@ -1,7 +1,5 @@
 export { Bitmap } from "./bitmap.ts";
-export { Doorbell } from "./doorbell.ts";
 export { LockKind } from "./lock-kind.ts";
-export { Mutex } from "./mutex.ts";
 export {
   type InFlightRequest,
   RangeLock,

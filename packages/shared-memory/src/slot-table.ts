@@ -231,9 +231,12 @@ export class SlotTable {
     const { starts, ends } = this;
     const active = this.#active;
     const limit = Math.min((this.words[ACTIVE_END] as number) * 32, this.slots);
-    for (let slot = from; slot < limit; slot++) {
-      if ((slot & 31) === 0 && active[slot >> 5] === 0) slot += 31;
-      else if ((ends[slot] as number) > start && (starts[slot] as number) < end) return slot;
+    for (let slot = from; slot < limit; ) {
+      const wordEnd = Math.min((slot | 31) + 1, limit);
+      if (active[slot >> 5] === 0) slot = wordEnd;
+      for (; slot < wordEnd; slot++) {
+        if ((ends[slot] as number) > start && (starts[slot] as number) < end) return slot;
+      }
     }
     return NONE;
   }

@@ -13,6 +13,11 @@ export interface OpenDiskOptions {
    * opened, and what lies below it.
    */
   readonly allowBacking?: readonly string[];
+  /**
+   * Copy workers that stand ready for streams with so many when this call ends. Without it the first stream starts them,
+   * and copies on the owner's thread until they are there.
+   */
+  readonly workers?: number;
   readonly signal?: AbortSignal;
 }
 
@@ -22,11 +27,15 @@ export interface OpenDiskOptions {
  *   ENOTSUP for what is no valid image; the signal's reason when it is aborted first.
  */
 export async function openDisk(filename: string, options: OpenDiskOptions = {}): Promise<Disk> {
-  const { format, readOnly = false, allowBacking = [], signal } = options;
+  const { format, readOnly = false, allowBacking = [], workers, signal } = options;
   signal?.throwIfAborted();
-  const session = new Session({ allowBacking });
+  const session = new Session({ allowBacking, ...(workers === undefined ? {} : { workers }) });
   try {
+    const ready = workers === undefined ? undefined : session.warmUp(workers);
+    // When opening fails, that is what the caller hears of.
+    ready?.catch(() => {});
     const node = await session.run(openChain(session.graph, { filename, format }, readOnly));
+    await ready;
     signal?.throwIfAborted();
     return new Disk(session, node, filename);
   } catch (error) {

@@ -64,6 +64,13 @@ export class Session implements AsyncDisposable {
     };
   }
 
+  /** Starts the threads of jobs with so many workers, so that the first of them need not wait for their start. */
+  async warmUp(workers: number): Promise<void> {
+    if (workers === 0) return;
+    const pool = await this.run(this.#pool(workers));
+    await pool.warmUp();
+  }
+
   /** Runs a coroutine beside the others of this thread. */
   run<T>(co: Co<T>): Promise<T> {
     return this.runner.run(co);

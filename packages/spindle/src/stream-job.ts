@@ -35,6 +35,7 @@ const PROGRESS_INTERVAL_MS = 100;
 
 export class StreamJob implements PromiseLike<StreamResult>, AsyncIterable<StreamProgress> {
   readonly #session: Session;
+  readonly #node: BlockNode;
   readonly #meter: ProgressMeter;
   readonly #started: Promise<Job>;
   readonly #result: Promise<StreamResult>;
@@ -42,8 +43,9 @@ export class StreamJob implements PromiseLike<StreamResult>, AsyncIterable<Strea
   /** Made by `Disk.stream`. */
   constructor(session: Session, node: BlockNode, jobId: string, options: StreamJobOptions) {
     this.#session = session;
+    this.#node = node;
     this.#meter = new ProgressMeter(this.#now());
-    this.#started = this.#start(node, jobId, options);
+    this.#started = this.#start(jobId, options);
     this.#result = this.#run(options.signal);
     // Whoever neither awaits nor iterates does not want to hear of it.
     this.#result.catch(() => {});
@@ -106,7 +108,8 @@ export class StreamJob implements PromiseLike<StreamResult>, AsyncIterable<Strea
     await this.#result.catch(() => {});
   }
 
-  async #start(node: BlockNode, jobId: string, options: StreamJobOptions): Promise<Job> {
+  async #start(jobId: string, options: StreamJobOptions): Promise<Job> {
+    const node = this.#node;
     const { workers, chunk, speed, base, onError, signal } = options;
     signal?.throwIfAborted();
     const { graph, jobs } = this.#session;
@@ -143,7 +146,11 @@ export class StreamJob implements PromiseLike<StreamResult>, AsyncIterable<Strea
   }
 
   #look(job: Job): StreamProgress {
-    return this.#meter.look(this.#now(), job);
+    const { status, ioStatus } = job;
+    // A job tells its length when it has begun to look, and where there is nothing to do it never looks.
+    const len = job.len === 0 ? this.#node.length : job.len;
+    const offset = job.over && job.failure === undefined ? len : job.offset;
+    return this.#meter.look(this.#now(), { offset, len, status, ioStatus });
   }
 
   async #overOrAfter(intervalMs: number): Promise<void> {

@@ -41,6 +41,12 @@ export function* crashStates(log: WriteLog, random: SeededRandom, count: number)
   }
 }
 
+/** States at random times, `count` of them; a sample where the whole of {@link crashStates} is too much. */
+export function* randomCrashStates(log: WriteLog, random: SeededRandom, count: number): Generator<CrashState, void> {
+  const end = log.timeline.now + 1;
+  for (let state = 0; state < count; state++) yield randomState(log, random, 1 + random.below(end));
+}
+
 function* statesAtFlushes(log: WriteLog): Generator<CrashState> {
   const times = [0, log.timeline.now + 1];
   for (const { change, completed } of log.entries)

@@ -1,4 +1,4 @@
-export { type CrashState, crashStates } from "./crash-states.ts";
+export { type CrashState, crashStates, randomCrashStates } from "./crash-states.ts";
 export { DurabilityModel, type ModelledKind, type ModelledRequest } from "./durability-model.ts";
 export { type Fault, FaultyDriver, type StorageOperation } from "./faulty-driver.ts";
 export { MemoryDriver, type MemoryDriverOptions, MemoryFiles } from "./memory-driver.ts";

@@ -6,7 +6,7 @@ import { isBlockError } from "@spindle/base";
 import { UsageError } from "./command.ts";
 import { COMMANDS } from "./command-table.ts";
 import { EXIT_BUG, EXIT_FAILURE, EXIT_OK } from "./exit-codes.ts";
-import { complain, print } from "./output.ts";
+import { complain, OutputClosed, print } from "./output.ts";
 import { VERSION } from "./version.ts";
 
 const NAME_COLUMN = 10;
@@ -23,6 +23,9 @@ export async function runCommandLine(argv: readonly string[]): Promise<number> {
 
 /** Says what went wrong, in one line. @returns the exit code for it. */
 export function reportFailure(error: unknown, commandName = ""): number {
+  if (error instanceof OutputClosed) return EXIT_OK;
+  // Closing has failed after something else had: the first error tells what went wrong.
+  if (isSuppressed(error)) return reportFailure(error.suppressed, commandName);
   if (error instanceof UsageError) {
     const help = Object.hasOwn(COMMANDS, commandName) ? `spindle help ${commandName}` : "spindle help";
     complain(`${error.message} (try '${help}')`);
@@ -82,4 +85,8 @@ function usage(): string {
     "  spindle --version tells the version.",
     "",
   ].join("\n");
+}
+
+function isSuppressed(error: unknown): error is { readonly suppressed: unknown } {
+  return error instanceof Error && error.name === "SuppressedError" && "suppressed" in error;
 }

@@ -132,5 +132,5 @@ function usageText({ name, operands, about, options }: CommandDescription<Option
       names.length < HELP_COLUMN ? " ".repeat(HELP_COLUMN - names.length) : `\n${" ".repeat(HELP_COLUMN + 2)}`;
     return `  ${names}${gap}${help}`;
   });
-  return [`Usage: spindle ${name} [options] ${operands}`, "", about, "", ...lines, ""].join("\n");
+  return [`Usage: spindle ${name} [options] ${operands}`.trimEnd(), "", about, "", ...lines, ""].join("\n");
 }

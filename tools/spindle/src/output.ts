@@ -1,9 +1,22 @@
 /** The standard streams of the program. */
 import { once } from "node:events";
 
-/** Writes to standard output, and waits when the reader is slow, so that long lists take little memory. */
+/** Nobody reads the output any more, as after `spindle map ... | head`: that is no failure. */
+export class OutputClosed extends Error {}
+
+/**
+ * Writes to standard output, and waits when the reader is slow, so that long lists take little memory.
+ * @throws {OutputClosed} when the reader has gone.
+ */
 export async function print(text: string): Promise<void> {
-  if (!process.stdout.write(text)) await once(process.stdout, "drain");
+  const { stdout } = process;
+  if (stdout.destroyed || stdout.errored !== null) throw new OutputClosed();
+  if (stdout.write(text)) return;
+  try {
+    await once(stdout, "drain");
+  } catch {
+    throw new OutputClosed();
+  }
 }
 
 /** One line on standard error, with the program's name in front. */

@@ -20,8 +20,8 @@ export function* dropBackingFile(file: BlockNode): Co<void> {
 /** @throws {BlockError} EINVAL when the name does not fit into the image's first cluster; nothing was changed. */
 export function* renameBackingFile(file: BlockNode, header: Qcow2Header, backing: BackingFile): Co<void> {
   const clusterSize = 2 ** header.clusterBits;
-  const head = new Uint8Array(Math.min(clusterSize, file.length));
-  yield* file.read(0, IoVector.of(head));
+  const head = new Uint8Array(clusterSize);
+  yield* file.read(0, IoVector.of(head.subarray(0, file.length)));
   const view = new ByteView(head);
   const name = encodeUtf8(backing.filename);
   const nameOffset = placeForName(view, header, name.length, clusterSize);
@@ -29,6 +29,8 @@ export function* renameBackingFile(file: BlockNode, header: Qcow2Header, backing
     throw new BlockError("EINVAL", `Backing file name '${backing.filename}' is too long`);
   yield* file.write(nameOffset, IoVector.of(name));
   yield* file.flush();
+  // The name, or its beginning, may stand in the sector that is written next.
+  head.set(name, nameOffset);
   const sector = new ByteView(head.slice(0, 512));
   sector.setU64be(HEADER_BACKING_FILE, nameOffset);
   sector.setU32be(HEADER_BACKING_FILE + 8, name.length);

@@ -39,6 +39,8 @@ const FEATURE_NAMES: readonly (readonly [number, number, string])[] = [
   [2, 1, "raw external data"],
 ];
 const FEATURE_NAME_BYTES = 48;
+/** QEMU writes the names, which nobody needs, only where this much room is left in the header's cluster. */
+const FEATURE_NAMES_ROOM = 4096;
 
 /** Options that are understood only as "no". */
 const ONLY_OFF: Readonly<Record<string, string>> = {
@@ -164,8 +166,7 @@ function writeExtensions(view: ByteView, { version }: Layout, { backing }: Creat
   if (version === 3) extensions.push([EXTENSION_FEATURE_NAMES, featureNameTable()]);
   let at: number = HEADER_BYTES[version];
   for (const [type, data] of extensions) {
-    // The smallest clusters have no room for the names of features, which nobody needs.
-    if (at + 16 + alignUp(data.length, 8) > view.length) continue;
+    if (type === EXTENSION_FEATURE_NAMES && view.length - at < FEATURE_NAMES_ROOM) continue;
     view.setU32be(at, type);
     view.setU32be(at + 4, data.length);
     view.bytes.set(data, at + 8);

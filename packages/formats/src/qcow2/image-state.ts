@@ -10,6 +10,9 @@ import { TableCache } from "./table-cache.ts";
 /** Memory for L2 tables that are not changed: as much as QEMU takes by default. */
 const L2_CACHE_BYTES = 32 * 1024 * 1024;
 
+/** The same for images that are only read: backing files, which each copy worker opens for itself. */
+const READ_ONLY_CACHE_BYTES = 8 * 1024 * 1024;
+
 /** A run that nothing in memory points at any more. */
 export interface FreedRun extends ClusterRun {
   /** The newest request when it was freed: until all up to it have ended, one of them may still use the run. */
@@ -56,7 +59,8 @@ export class ImageState {
     this.allocator = parts.allocator;
     this.metadata = parts.metadata;
     this.l1 = parts.l1;
-    this.l2 = new TableCache(Math.max(4, L2_CACHE_BYTES / this.clusterSize));
+    const cacheBytes = this.file.readOnly ? READ_ONLY_CACHE_BYTES : L2_CACHE_BYTES;
+    this.l2 = new TableCache(Math.max(4, cacheBytes / this.clusterSize));
   }
 
   get file(): BlockNode {

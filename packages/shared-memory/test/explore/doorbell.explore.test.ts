@@ -70,14 +70,14 @@ class DoorbellWorld {
       for (let index = 0; index < this.#flags.length; index++) {
         if ((yield ["load", this.#flags, index]) === 0) missing = true;
       }
-      if (!missing) return;
+      if (!missing) return undefined;
       yield bell.wait(seen as number);
     }
   }
 
   *#ring(bell: SteppedDoorbell, flag: number): Stepper {
     yield ["store", this.#flags, flag, 1];
-    yield bell.ring();
+    return yield bell.ring();
   }
 
   #advance(walker: Walker, value: unknown): void {

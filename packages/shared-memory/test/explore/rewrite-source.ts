@@ -5,7 +5,10 @@
  * whoever drives the code runs the inner generator and hands its result back.
  */
 import { readFileSync } from "node:fs";
-import { stripTypeScriptTypes } from "node:module";
+import * as nodeModule from "node:module";
+
+// Node 24 has it; the type declarations are those of the oldest Node that the packages support.
+const { stripTypeScriptTypes } = nodeModule as unknown as { stripTypeScriptTypes(source: string): string };
 
 /** A textual change of the source: a deliberate mistake, or a limit made small. It has to apply. */
 export interface Edit {

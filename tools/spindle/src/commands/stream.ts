@@ -1,7 +1,7 @@
 /** `spindle stream`: fills an image from its backing chain, and drops the chain. */
 import { BlockError, isBlockError, MiB } from "@spindle/base";
 import { type Disk, openDisk, type StreamJob, type StreamJobOptions, type StreamProgress } from "spindle";
-import { type Command, defineCommand, numberOption, type OptionValues, sizeOption } from "../command.ts";
+import { type Command, defineCommand, numberOption, type OptionValues, sizeOption, UsageError } from "../command.ts";
 import { SignalWatch } from "../ending-signals.ts";
 import { EXIT_FAILURE, EXIT_OK, signalExitCode } from "../exit-codes.ts";
 import { ALLOW_BACKING, FORMAT } from "../image-options.ts";
@@ -84,7 +84,7 @@ function jobOptions(values: OptionValues<typeof OPTIONS>): StreamJobOptions {
 function chunkOption(text: string | undefined): number | undefined {
   const size = sizeOption("chunk", text);
   if (size === undefined || (size > 0 && size <= CHUNK_BYTES_MAX)) return size;
-  throw new BlockError("EINVAL", `Invalid chunk '${text}': 1 to 64M`);
+  throw new UsageError(`Invalid chunk '${text}': 1 to 64M`);
 }
 
 /** The error with which an action ends, or undefined. */

@@ -89,6 +89,7 @@ class Demo {
 
   async #runGuests(session: Session, node: BlockNode, base: BaseImage) {
     const { guests, workers, seed, seconds } = this.#options;
+    await session.warmUp(workers);
     this.#progress.say(`${guests} guests at queue depth 16 on ${formatSize(node.length)}, seed ${seed}`);
     const machine = await DemoMachine.start({ session, node, base, guests, seed });
     await machine.warmUp();
