@@ -16,7 +16,7 @@ import {
 
 export const clock: Clock = { now: () => performance.now() };
 
-export const environment: Environment = {
+const environment: Environment = {
   clock,
   random: new SeededRandom(1),
   codecs: { inflateRaw: unsupported, deflateRaw: unsupported, decompressZstd: unsupported },

@@ -4,7 +4,6 @@
  */
 import { alignDown, alignUp, assert, BlockError, type Co } from "@spindle/base";
 import {
-  type Allocation,
   type BlockNode,
   type Children,
   type ClusterMap,
@@ -197,10 +196,4 @@ function isWritable(mapping: Mapping): mapping is Mapping & { readonly hostOffse
   if (mapping.kind !== "data" || mapping.writable !== true) return false;
   assert(mapping.hostOffset !== undefined, "a data mapping has a place");
   return true;
-}
-
-/** The part of an allocation from guest offset `start` up to `end`. */
-export function partOf(allocation: Allocation, start: number, end: number): Allocation {
-  const skip = start - allocation.guestOffset;
-  return { guestOffset: start, length: end - start, hostOffset: allocation.hostOffset + skip };
 }

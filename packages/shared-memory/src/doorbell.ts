@@ -6,7 +6,7 @@
 import type { Waiter } from "@spindle/base";
 
 /** The doorbell's words: the number of rings, and how many sleepers its thread has. */
-export const DOORBELL_WORDS = 2;
+const DOORBELL_WORDS = 2;
 
 export class Doorbell implements Waiter {
   readonly #words: Int32Array;

@@ -7,7 +7,7 @@ import { type BlockNode, IoVector } from "@spindle/block";
 import { BASE_WRITER, fillStamp, sectorWords } from "@spindle/workload";
 import { createImage, type Session } from "spindle";
 
-export const DEMO_DISK_BYTES: number = GiB;
+const DEMO_DISK_BYTES: number = GiB;
 
 const CLUSTER_BYTES = 65_536;
 /** Clusters of one kind that stand side by side. */
