@@ -106,5 +106,9 @@ function pickKind(random: SeededRandom, mix: Mix): Kind {
   const kinds = Object.keys(mix) as Kind[];
   const sum = kinds.reduce((total, kind) => total + mix[kind], 0);
   let rest = (random.u32() / 2 ** 32) * sum;
-  return kinds.find((kind) => (rest -= mix[kind]) < 0) ?? "read";
+  for (const kind of kinds) {
+    rest -= mix[kind];
+    if (rest < 0) return kind;
+  }
+  return "flush";
 }

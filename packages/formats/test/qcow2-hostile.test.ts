@@ -146,7 +146,9 @@ describe("tables that point at each other", () => {
   const own: Readonly<Record<string, number>> = { 40: AT.l1, 48: AT.table, [AT.table]: AT.block, [AT.l1]: AT.l2 };
   const pairs = Object.entries(pointers).flatMap(([name, { offset, flag }]) =>
     Object.entries(AT)
-      .filter(([target, at]) => own[offset] !== at && !(name.includes("L2 entry") && target === "data"))
+      // An entry of zero names nothing, and that two guest clusters share one of data is not to be seen here.
+      .filter(([target]) => !(target === "header" && offset >= 104) && !(name.includes("L2") && target === "data"))
+      .filter(([, at]) => own[offset] !== at)
       .map(([target, at]) => ({ name, target, offset, value: flag | BigInt(at) })),
   );
 
@@ -166,9 +168,7 @@ describe("tables that point at each other", () => {
       if (target === "table") expect(after.subarray(AT.table, AT.block)).toEqual(before.subarray(AT.table, AT.block));
       expect(verdict.errors.some(({ corrupt }) => corrupt)).toBe(true);
     }
-    expect(readHostile(hostile).opened).toBe(
-      !name.includes("header's L1") || readHostile(patched(image, [[offset, value]])).opened,
-    );
+    if (offset >= 104) expect(readHostile(hostile).opened).toBe(true);
   });
 
   it("are seen when two L1 entries name one L2 table", () => {

@@ -65,7 +65,7 @@ export class ChunkPlanner {
     let end = first.end;
     // Data in small pieces, as in a file with holes, is still copied in long ones.
     while (end < limit) {
-      const following = yield* this.#take();
+      const following = yield* this.#takeAfter({ kind: "copy", start: first.start, end });
       if (following?.kind !== "copy") {
         this.#ahead = following;
         break;
@@ -98,6 +98,16 @@ export class ChunkPlanner {
     const ahead = this.#ahead;
     this.#ahead = undefined;
     return ahead ?? (yield* this.#look());
+  }
+
+  /** The next piece; when it cannot be looked at, the one in hand is handed out by the next call. */
+  *#takeAfter(inHand: Piece): Co<Piece | undefined> {
+    try {
+      return yield* this.#take();
+    } catch (error) {
+      this.#ahead = inHand;
+      throw error;
+    }
   }
 
   /** The run of whole clusters at the cursor that are all of one kind. */

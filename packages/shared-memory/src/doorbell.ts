@@ -5,9 +5,6 @@
  */
 import type { Waiter } from "@spindle/base";
 
-/** The doorbell's words: the number of rings, and how many sleepers its thread has. */
-const DOORBELL_WORDS = 2;
-
 export class Doorbell implements Waiter {
   readonly #words: Int32Array;
   readonly #rings: number;
@@ -15,7 +12,7 @@ export class Doorbell implements Waiter {
   /** Sleepers of this thread. Only the thread itself writes the word, so its death in between leaves it too high at worst. */
   #sleepers = 0;
 
-  /** @param first index of the first of the doorbell's {@link DOORBELL_WORDS} words */
+  /** @param first index of its two words: the number of rings, and how many sleepers its thread has */
   constructor(words: Int32Array, first: number) {
     this.#words = words;
     this.#rings = first;

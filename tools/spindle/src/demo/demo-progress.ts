@@ -26,7 +26,8 @@ export class DemoProgress {
 
   /** Shows how far the stream is. */
   report(transferred: number, size: number): void {
-    if (this.#quiet) return;
+    // A job that has only just begun does not know its size yet.
+    if (this.#quiet || size === 0) return;
     const nowMs = performance.now();
     if (this.#streamStartMs === 0) this.#streamStartMs = nowMs;
     const seconds = (nowMs - this.#streamStartMs) / 1000;
