@@ -84,24 +84,27 @@ describe("a mutated qcow2 image", () => {
     expect(opened).toBeGreaterThan(100);
   });
 
-  it.skipIf(qemuImg === undefined).each(seeds(1))("holds what QEMU sees in it, where both can read it (seed %i)", (seed) => {
-    const random = new SeededRandom(seed + 1000);
-    let compared = 0;
-    for (let round = 0; round < 60; round++) {
-      const content = random.pick(IMAGES);
-      const mutant = mutate(content, targets(content).slice(14), random);
-      const ours = readHostile(mutant).content;
-      if (ours === undefined) continue;
-      images.put("mutant.qcow2", mutant.toBytes());
-      let theirs: Uint8Array;
-      try {
-        theirs = images.disk("mutant.qcow2");
-      } catch {
-        continue;
+  it.skipIf(qemuImg === undefined).each(seeds(1))(
+    "holds what QEMU sees in it, where both can read it (seed %i)",
+    (seed) => {
+      const random = new SeededRandom(seed + 1000);
+      let compared = 0;
+      for (let round = 0; round < 60; round++) {
+        const content = random.pick(IMAGES);
+        const mutant = mutate(content, targets(content).slice(14), random);
+        const ours = readHostile(mutant).content;
+        if (ours === undefined) continue;
+        images.put("mutant.qcow2", mutant.toBytes());
+        let theirs: Uint8Array;
+        try {
+          theirs = images.disk("mutant.qcow2");
+        } catch {
+          continue;
+        }
+        expect(Buffer.compare(ours, theirs), `round ${round}`).toBe(0);
+        compared += 1;
       }
-      expect(Buffer.compare(ours, theirs), `round ${round}`).toBe(0);
-      compared += 1;
-    }
-    expect(compared).toBeGreaterThan(20);
-  });
+      expect(compared).toBeGreaterThan(20);
+    },
+  );
 });
