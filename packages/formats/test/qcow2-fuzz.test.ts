@@ -89,7 +89,7 @@ describe("a mutated qcow2 image", () => {
     (seed) => {
       const random = new SeededRandom(seed + 1000);
       let compared = 0;
-      for (let round = 0; round < 60; round++) {
+      for (let round = 0; round < 100; round++) {
         const content = random.pick(IMAGES);
         const mutant = mutate(content, targets(content).slice(14), random);
         const ours = readHostile(mutant).content;
@@ -104,7 +104,7 @@ describe("a mutated qcow2 image", () => {
         expect(Buffer.compare(ours, theirs), `round ${round}`).toBe(0);
         compared += 1;
       }
-      expect(compared).toBeGreaterThan(20);
+      expect(compared).toBeGreaterThan(15);
     },
   );
 });
