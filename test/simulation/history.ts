@@ -31,6 +31,8 @@ export interface Mutant {
   createTracker?(thread: Thread): RangeLock;
   qcow2?(format: DriverDefinition): DriverDefinition;
   createCopier?(options: CopierOptions): Copier;
+  /** What the owner takes for the cache in which ports look. */
+  cacheOf?(cache: NonNullable<BlockNode["mappingCache"]>): BlockNode["mappingCache"];
   /** What the stream job takes for the node. */
   jobNode?(node: BlockNode): BlockNode;
 }
@@ -178,6 +180,8 @@ class History {
       thread: this.#thread,
       table: this.#table,
     });
+    if (mutant?.cacheOf !== undefined && node.mappingCache !== null)
+      node.mappingCache = mutant.cacheOf(node.mappingCache);
     const jobs = new JobRegistry({ clock: runner.clock, runner });
     jobs.onEvent(({ event, data }) => this.#log?.(`job: ${event} ${JSON.stringify(data)}`));
     const createCopier = function* (options: CopierOptions): Co<Copier> {

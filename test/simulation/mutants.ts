@@ -137,6 +137,10 @@ export const MUTANTS: readonly Mutant[] = [
     qcow2: (format) => alteredFormat(format, () => ({ *flush(): Co<void> {} })),
   },
   {
+    name: "ports remember where clusters stood",
+    cacheOf: (cache) => altered(cache, { invalidate(): void {} }),
+  },
+  {
     name: "a freed cluster is used again while a request still reads it",
     qcow2: (format) => ({
       ...format,

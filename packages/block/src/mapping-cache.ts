@@ -3,9 +3,9 @@
  * descriptor. Only the owner of the graph writes. An entry carries a version that is odd while it is being written, so
  * that a reader never believes half of one.
  *
- * Who reads holds a read or write range in the tracker. The owner forgets a unit before it releases an exclusive range
- * over it, so a place found under a range stays right until that range is released; a cluster that was freed meanwhile
- * is not reused before the range has ended.
+ * Who looks here holds a read or write range in the tracker. The owner forgets a unit as soon as it holds an exclusive
+ * range over it, before it frees anything, and notes nothing while the range is held. So whoever finds an old place is an
+ * older request than the freeing, and a freed cluster is not reused before all older requests have ended.
  */
 import { alignDown, alignUp, assert } from "@spindle/base";
 

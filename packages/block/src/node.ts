@@ -87,7 +87,8 @@ export class BlockNode {
     this.#inFlight += 1;
     try {
       const slot = this.tracker === null ? UNTRACKED : yield* this.tracker.acquire(kind, start, end, canceled);
-      return new NodeRange(this, kind, slot, start, end - start);
+      this.#forgetPlaces(kind, start, end - start);
+      return new NodeRange(this, slot, start, end - start);
     } catch (error) {
       this.#inFlight -= 1;
       throw error;
@@ -101,7 +102,8 @@ export class BlockNode {
     const slot = this.tracker === null ? UNTRACKED : this.tracker.tryAcquire(kind, start, end);
     if (this.tracker !== null && slot < 0) return null;
     this.#inFlight += 1;
-    return new NodeRange(this, kind, slot, start, end - start);
+    this.#forgetPlaces(kind, start, end - start);
+    return new NodeRange(this, slot, start, end - start);
   }
 
   /** Requests of this thread that are in flight on this node. */
@@ -110,11 +112,8 @@ export class BlockNode {
   }
 
   /** Ends a tracked request; {@link TrackedRange.release} calls it. */
-  untrack(kind: LockKind, slot: number, offset: number, length: number): void {
+  untrack(slot: number): void {
     this.#inFlight -= 1;
-    // Whoever held clusters exclusively may have moved them. Forgetting them while they are still held means that
-    // nobody finds the old place after the request has ended.
-    if (kind >= LockKind.exclusiveWrite) this.mappingCache?.invalidate(offset, length);
     if (slot !== UNTRACKED) this.tracker?.release(slot);
   }
 
@@ -220,11 +219,21 @@ export class BlockNode {
   *exclusively<T>(change: () => Co<T>): Co<T> {
     this.#inFlight += 1;
     const slot = this.tracker === null ? UNTRACKED : yield* this.tracker.acquire(LockKind.change, 0, WHOLE_DISK);
+    this.#forgetPlaces(LockKind.change, 0, WHOLE_DISK);
     try {
       return yield* change();
     } finally {
-      this.untrack(LockKind.change, slot, 0, WHOLE_DISK);
+      this.untrack(slot);
     }
+  }
+
+  /**
+   * Whoever holds clusters exclusively may move them. Their places are forgotten before anything is freed, so that a
+   * request which still finds an old place is older than the freeing, and keeps the place from being used again; and
+   * nobody can note a place while the range is held.
+   */
+  #forgetPlaces(kind: LockKind, offset: number, length: number): void {
+    if (kind >= LockKind.exclusiveWrite) this.mappingCache?.invalidate(offset, length);
   }
 
   /** @returns false when the write changes metadata and needs the clusters for itself. */
@@ -313,20 +322,18 @@ export class BlockNode {
 
 class NodeRange implements TrackedRange {
   readonly #node: BlockNode;
-  readonly #kind: LockKind;
   readonly #slot: number;
   readonly offset: number;
   readonly length: number;
 
-  constructor(node: BlockNode, kind: LockKind, slot: number, offset: number, length: number) {
+  constructor(node: BlockNode, slot: number, offset: number, length: number) {
     this.#node = node;
-    this.#kind = kind;
     this.#slot = slot;
     this.offset = offset;
     this.length = length;
   }
 
   release(): void {
-    this.#node.untrack(this.#kind, this.#slot, this.offset, this.length);
+    this.#node.untrack(this.#slot);
   }
 }

@@ -32,7 +32,7 @@ describe.each(Object.entries(runners))("file driver, %s", (_kind, runner) => {
     const driver = await run(fileDriver.open(request({ filename: path })));
     const bytes = randomBytes(new SeededRandom(1), 100_000);
     await run(
-      driver.write(12_345, new IoVector([bytes.subarray(0, 7), bytes.subarray(7, 90_000), bytes.subarray(90_000)])),
+      driver.write(12_345, new IoVector([bytes.subarray(0, 7), bytes.subarray(7, 90_000), bytes.subarray(90_000)]), {}),
     );
     await run(driver.close());
     const content = fs.readFileSync(path);
@@ -74,7 +74,7 @@ describe.each(Object.entries(runners))("file driver, %s", (_kind, runner) => {
     expect(Buffer.from(target).toString()).toBe("shared bytes");
     expect(reader.growable).toBe(false);
     await run(reader.close());
-    await run(owner.write(0, IoVector.of(Uint8Array.of(83))));
+    await run(owner.write(0, IoVector.of(Uint8Array.of(83)), {}));
     await run(owner.close());
     expect(fs.readFileSync(`${path}.moved`, "latin1")).toBe("Shared bytes");
   });
@@ -85,7 +85,7 @@ describe.each(Object.entries(runners))("file driver, %s", (_kind, runner) => {
     const driver = await run(fileDriver.open(request({ filename: path })));
     const memory = new Uint8Array(new SharedArrayBuffer(16_384));
     memory.fill(7, 0, 8192);
-    await run(driver.write(0, IoVector.of(memory.subarray(0, 8192))));
+    await run(driver.write(0, IoVector.of(memory.subarray(0, 8192)), {}));
     await run(driver.read(0, new IoVector([memory.subarray(8192, 9000), memory.subarray(9000)])));
     expect(memory.every((byte) => byte === 7)).toBe(true);
     await run(driver.close());

@@ -37,9 +37,9 @@ describe.skipIf(!mounted).each(Object.entries(runners))("file on a full disk, %s
     await run(createFile(path));
     const driver = await run(fileDriver.open(request({ filename: path })));
     const half = new Uint8Array(MOUNT_BYTES / 2);
-    await run(driver.write(0, IoVector.of(half.fill(1))));
+    await run(driver.write(0, IoVector.of(half.fill(1)), {}));
     const tooMuch = [new Uint8Array(MOUNT_BYTES / 4).fill(2), new Uint8Array(MOUNT_BYTES).fill(3)];
-    await expect((async () => run(driver.write(half.length, new IoVector(tooMuch))))()).rejects.toMatchObject({
+    await expect((async () => run(driver.write(half.length, new IoVector(tooMuch), {})))()).rejects.toMatchObject({
       name: "BlockError",
       code: "ENOSPC",
       message: expect.stringContaining("No space left on device"),
@@ -50,10 +50,10 @@ describe.skipIf(!mounted).each(Object.entries(runners))("file on a full disk, %s
     expect(target.every((byte) => byte === 1)).toBe(true);
     if (linuxCalls() !== null) {
       await run(driver.discard(0, half.length));
-      await run(driver.write(0, IoVector.of(half.fill(4))));
+      await run(driver.write(0, IoVector.of(half.fill(4)), {}));
     }
     await run(driver.truncate(0));
-    await run(driver.write(0, IoVector.of(half.fill(5))));
+    await run(driver.write(0, IoVector.of(half.fill(5)), {}));
     await run(driver.close());
     expect(fs.readFileSync(path).every((byte) => byte === 5)).toBe(true);
     fs.unlinkSync(path);

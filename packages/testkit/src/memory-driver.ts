@@ -23,7 +23,7 @@ export interface MemoryDriverOptions {
 export class MemoryDriver implements BlockDriver {
   readonly name: string;
   readonly identity: string | undefined;
-  readonly requestAlignment = 1;
+  readonly requestAlignment: number = 1;
   readonly clusterSize = 1;
   readonly growable = true;
   /** What is stored; tests look at it and change it behind the driver's back. */
