@@ -21,14 +21,18 @@ export interface StreamOutcome {
   readonly statistics: Readonly<Record<string, number | string>>;
 }
 
+/** As `spindle stream` has it. */
+const CHUNK_BYTES = 2 * 1024 * 1024;
+
 const { image, backing, workers } = JSON.parse(process.argv[2] ?? "{}") as StreamWork;
 await using session = new Session();
 const { graph, jobs } = session;
 const node = await session.run(graph.open({ driver: "qcow2", file: { driver: "file", filename: image }, backing }));
+await session.warmUp(workers);
 const restMemory = memoryNow("VmRSS");
 const begin = performance.now();
 const context = { graph, jobs, createCopier: session.copiers(workers) };
-const job = await session.run(startStream(context, { jobId: "stream", node }));
+const job = await session.run(startStream(context, { jobId: "stream", node, chunk: CHUNK_BYTES }));
 await session.run(job.ended());
 const seconds = (performance.now() - begin) / 1_000;
 if (job.failure !== undefined) throw job.failure;

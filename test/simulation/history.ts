@@ -21,7 +21,7 @@ import {
   TRACKER_SLOTS,
 } from "./image-chain.ts";
 import { checkReopened } from "./power-cut.ts";
-import { type Log, SimulatedStorage } from "./storage.ts";
+import { LateRequests, type Log, SimulatedStorage } from "./storage.ts";
 import { armFaults } from "./storage-faults.ts";
 import { StreamDriver } from "./stream-driver.ts";
 
@@ -90,7 +90,8 @@ class History {
   readonly #table = ThreadTable.create();
   readonly #faulty: boolean;
   readonly #log: Log | undefined;
-  #disarm = (): void => {};
+  #faultsOver = false;
+  readonly #disarmers: (() => void)[] = [];
   #stamp = 100;
   #requests = 0;
   #failedRequests = 0;
@@ -113,6 +114,7 @@ class History {
     const timeline = new Timeline();
     this.#model = new DurabilityModel(this.#chain.content, timeline);
     this.#storage.record(TOP_FILE, timeline);
+    if (random.chance(0.2)) this.#storage.delays = new LateRequests(this.#runner.clock, new SeededRandom(random.u32()));
     this.#storage.log = this.#log;
     this.#thread = new ThreadTable(this.#table).attach();
     const { mutant } = options;
@@ -242,25 +244,25 @@ class History {
     this.#requests += requests;
   }
 
-  /** Arms faults at random times. The stream's driver disarms them when it wants to see an end. */
+  /** Arms faults at random times. The stream's driver ends it when it wants to see an end. */
   *#fail(): Co<void> {
     const random = new SeededRandom(this.#random.u32());
-    let over = false;
-    const disarmers: (() => void)[] = [];
-    this.#disarm = () => {
-      over = true;
-      for (const disarm of disarmers) disarm();
-    };
+    const { clock } = this.#runner;
     for (let count = 1 + random.below(5); count > 0; count--) {
-      yield* sleep(this.#runner.clock, random.below(100) / 20, () => over);
-      if (over) return;
+      yield* sleep(clock, random.below(100) / 20, () => this.#faultsOver);
+      if (this.#faultsOver) return;
       const { disarm, description } = armFaults(random, this.#storage.faulty);
       this.#log?.(`storage: ${description}`);
-      disarmers.push(disarm);
+      this.#disarmers.push(disarm);
       if (random.chance(0.5)) continue;
-      yield* sleep(this.#runner.clock, random.below(200) / 20, () => over);
+      yield* sleep(clock, random.below(200) / 20, () => this.#faultsOver);
       disarm();
     }
+  }
+
+  #disarm(): void {
+    this.#faultsOver = true;
+    for (const disarm of this.#disarmers) disarm();
   }
 
   #compareAsGuest(node: BlockNode): void {

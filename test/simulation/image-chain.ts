@@ -160,7 +160,7 @@ function* scribble(
     if (random.chance(density)) {
       const bytes = stampedSectors(stamp, offset, part);
       const wholeCluster = offset % trackingUnit === 0 && part >= trackingUnit;
-      if (random.chance(0.2)) {
+      if (random.chance(0.3)) {
         yield* node.writeZeroes(offset, part, { mayUnmap: random.chance(0.5) });
         bytes.fill(0);
       } else if (node.driver.writeCompressed !== undefined && wholeCluster && random.chance(0.3)) {

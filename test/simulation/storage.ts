@@ -3,7 +3,7 @@
  * reaches it, and none may be used after it was closed. Descriptors are numbers that data movers use in place of the
  * kernel's.
  */
-import { AssertionError, BlockError, type Co } from "@spindle/base";
+import { AssertionError, BlockError, type Clock, type Co, type SeededRandom, sleep } from "@spindle/base";
 import type { BlockDriver, DescriptorIo, DriverDefinition, Extent, IoVector, OpenRequest } from "@spindle/block";
 import {
   FaultyDriver,
@@ -17,18 +17,38 @@ import {
 
 export type Log = (line: string) => void;
 
+/** Holds reads, or writes, up on their way to the storage, as a loaded host does. */
+export class LateRequests {
+  readonly #clock: Clock;
+  readonly #random: SeededRandom;
+  readonly #kind: "read" | "write";
+  readonly #longestMs: number;
+
+  constructor(clock: Clock, random: SeededRandom) {
+    this.#clock = clock;
+    this.#random = random;
+    this.#kind = random.pick(["read", "read", "write"]);
+    this.#longestMs = random.pick([5, 20, 100]);
+  }
+
+  *pass(what: string): Co<void> {
+    if (!what.startsWith(this.#kind) || !this.#random.chance(0.2)) return;
+    yield* sleep(this.#clock, this.#random.below(this.#longestMs));
+  }
+}
+
 /** A file that is closed once, and then used by nobody. */
 class OpenFile extends WrappingDriver {
   readonly fileDescriptor: number;
   readonly #filename: string;
-  readonly #log: Log | undefined;
+  readonly #storage: SimulatedStorage;
   #closed = false;
 
-  constructor(inner: BlockDriver, filename: string, fileDescriptor: number, log: Log | undefined) {
+  constructor(inner: BlockDriver, filename: string, fileDescriptor: number, storage: SimulatedStorage) {
     super(inner);
     this.#filename = filename;
     this.fileDescriptor = fileDescriptor;
-    this.#log = log;
+    this.#storage = storage;
   }
 
   override read(offset: number, vector: IoVector): Co<void> {
@@ -60,14 +80,17 @@ class OpenFile extends WrappingDriver {
   }
 
   *#note<T>(what: string, work: Co<T>): Co<T> {
+    const { log, delays } = this.#storage;
     this.#checkOpen(what);
-    this.#log?.(`      ${this.#filename}: ${what}`);
+    if (delays !== undefined) yield* delays.pass(what);
+    this.#checkOpen(what);
+    log?.(`      ${this.#filename}: ${what}`);
     try {
       const result = yield* work;
       this.#checkOpen(`the end of ${what}`);
       return result;
     } catch (error) {
-      if (error instanceof BlockError) this.#log?.(`      ${this.#filename}: ${what} fails: ${error.message}`);
+      if (error instanceof BlockError) log?.(`      ${this.#filename}: ${what} fails: ${error.message}`);
       throw error;
     }
   }
@@ -82,6 +105,7 @@ export class SimulatedStorage implements DriverDefinition, DescriptorIo {
   readonly kind = "protocol";
   readonly options = { filename: "string" } as const;
   log: Log | undefined;
+  delays: LateRequests | undefined;
   readonly #contents: Map<string, SparseBytes> = new Map();
   readonly #open: OpenFile[] = [];
   readonly #faulty: FaultyDriver[] = [];
@@ -124,7 +148,7 @@ export class SimulatedStorage implements DriverDefinition, DescriptorIo {
     const filename = String(request.options["filename"]);
     const faulty = new FaultyDriver(this.#driver(filename));
     this.#faulty.push(faulty);
-    const file = new OpenFile(faulty, filename, this.#open.length, this.log);
+    const file = new OpenFile(faulty, filename, this.#open.length, this);
     this.#open.push(file);
     return file;
   }

@@ -17,7 +17,7 @@ import {
 import { describeDriver } from "@spindle/testkit/driver-conformance";
 import { afterAll, describe, expect, it } from "vitest";
 import { qcow2Format } from "../src/index.ts";
-import { createQcow2, environment, fileNode, openQcow2, readBytes, run, thread, writeBytes } from "./open-image.ts";
+import { createQcow2, environment, fileNode, openQcow2, readBytes, thread } from "./open-image.ts";
 import { QemuImages, qemuImg } from "./qemu-images.ts";
 
 const images = new QemuImages();
@@ -145,25 +145,38 @@ describe.skipIf(qemuImg === undefined).each(SETTINGS)("requests that run side by
 });
 
 describe("tables in memory", () => {
-  it("are bounded, and right when they have been pushed out and read again", () => {
+  it.each(seeds(3))("are bounded, and right when they have been pushed out and read again (seed %i)", (seed) => {
     // One L2 table of 2 MiB maps 512 GiB, and 16 of them are kept.
     const stride = 512 * 2 ** 30;
     const count = 40;
+    const users = 4;
     const file = new MemoryDriver();
     createQcow2(file, stride * count, { cluster_size: "2M" });
-    const node = openQcow2(file);
-    const random = new SeededRandom(1);
-    const order = Array.from({ length: 3 * count }, () => random.below(count));
+    const runner = new SimulatedRunner(seed);
+    const node = runner.run(openOn(file));
     const written = new Map<number, Uint8Array>();
-    for (const index of order) {
-      const bytes = randomBytes(random, 600);
-      writeBytes(node, index * stride + 7, bytes);
-      written.set(index, bytes);
-      if (random.chance(0.3)) run(node.flush());
-      const other = random.below(count);
-      expect(readBytes(node, other * stride + 7, 600)).toEqual(written.get(other) ?? new Uint8Array(600));
+    function* use(first: number, random: SeededRandom): Co<void> {
+      for (let round = 0; round < 60; round++) {
+        const index = first + users * random.below(count / users);
+        const bytes = written.get(index) ?? new Uint8Array(600);
+        const found = new Uint8Array(600).fill(0xee);
+        yield* node.read(index * stride + 7, IoVector.of(found));
+        expect(Buffer.compare(found, bytes)).toBe(0);
+        if (random.chance(0.05)) yield* node.flush();
+        if (random.chance(0.5)) continue;
+        const next = randomBytes(random, 600);
+        yield* node.write(index * stride + 7, IoVector.of(next));
+        written.set(index, next);
+      }
     }
-    run(node.driver.close());
+    let running = users;
+    for (let user = 0; user < users; user++)
+      runner.spawn(use(user, new SeededRandom(seed * users + user)), (error) => {
+        if (error !== undefined) throw error;
+        running -= 1;
+      });
+    runner.runUntil(() => running === 0);
+    runner.run(node.driver.close());
     const again = openQcow2(file);
     for (const [index, bytes] of written) expect(readBytes(again, index * stride + 7, 600)).toEqual(bytes);
   });

@@ -11,6 +11,9 @@ import { type ProgressDisplay, progressDisplay } from "../progress-display.ts";
 const WORKERS_MAX = 32;
 const CHUNK_BYTES_MAX: number = 64 * MiB;
 
+/** No guest waits for a copy here, so copies may be long. */
+const CHUNK_BYTES_DEFAULT: number = 2 * MiB;
+
 const GOES_ON = "the image is valid, and another stream goes on from there";
 
 const NO_PROGRESS: StreamProgress = {
@@ -27,7 +30,7 @@ const OPTIONS = {
   format: FORMAT,
   base: { value: "FILE", help: "keep this image of the chain, and what is below it" },
   workers: { value: "N", help: `copy workers, 0 to ${WORKERS_MAX} (default: 2)` },
-  chunk: { value: "SIZE", help: "bytes of one copy (default: 512k)" },
+  chunk: { value: "SIZE", help: "bytes of one copy (default: 2M)" },
   speed: { value: "BYTES/S", help: "copy at most so many bytes a second (default: no limit)" },
   "on-error": {
     value: "POLICY",
@@ -74,7 +77,7 @@ function jobOptions(values: OptionValues<typeof OPTIONS>): StreamJobOptions {
   const given = {
     base: values.base,
     workers: numberOption("number of workers", values.workers, 0, WORKERS_MAX),
-    chunk: chunkOption(values.chunk),
+    chunk: chunkOption(values.chunk) ?? CHUNK_BYTES_DEFAULT,
     speed: sizeOption("speed", values.speed),
     onError: values["on-error"],
   };
