@@ -1,5 +1,5 @@
 import { type Co, type Runner, SeededRandom } from "@spindle/base";
-import { BlockNode, type Children, type IoVector, type WriteFlags } from "@spindle/block";
+import { BlockNode, type Children, IoVector, type WriteFlags } from "@spindle/block";
 import { nodeCodecs } from "@spindle/host-node";
 import { RangeLock } from "@spindle/shared-memory";
 import {
@@ -148,15 +148,15 @@ describe("tables in memory", () => {
   it.each(seeds(3))("are bounded, and right when they have been pushed out and read again (seed %i)", (seed) => {
     // One L2 table of 2 MiB maps 512 GiB, and 16 of them are kept.
     const stride = 512 * 2 ** 30;
-    const count = 40;
-    const users = 4;
+    const count = 48;
+    const users = 12;
     const file = new MemoryDriver();
     createQcow2(file, stride * count, { cluster_size: "2M" });
     const runner = new SimulatedRunner(seed);
     const node = runner.run(openOn(file));
     const written = new Map<number, Uint8Array>();
     function* use(first: number, random: SeededRandom): Co<void> {
-      for (let round = 0; round < 60; round++) {
+      for (let round = 0; round < 25; round++) {
         const index = first + users * random.below(count / users);
         const bytes = written.get(index) ?? new Uint8Array(600);
         const found = new Uint8Array(600).fill(0xee);

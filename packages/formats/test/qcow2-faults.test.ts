@@ -46,10 +46,11 @@ function useDisk(node: BlockNode, disk: UncertainDisk, rounds: number): void {
   const { length: size, driver } = node;
   const { clusterSize } = driver;
   for (let round = 0; round < rounds; round++) {
-    // The first request is one for clusters that are not there.
-    const offset = round === 0 ? size - 80_000 : random.below(size);
-    const length = round === 0 ? 70_000 : 1 + random.below(Math.min(60_000, size - offset));
-    const kind = round % 5;
+    // The first and the last request are for clusters that are not there.
+    const isNew = round === 0 || round === rounds - 1;
+    const offset = isNew ? size - 80_000 : random.below(size);
+    const length = isNew ? 70_000 : 1 + random.below(Math.min(60_000, size - offset));
+    const kind = isNew ? 0 : round % 5;
     if (kind < 2) {
       const bytes = randomBytes(random, length);
       disk.request(
@@ -125,7 +126,7 @@ describe.skipIf(qemuImg === undefined).each([
       const disarm = file.fail({ nth, sticky, reached, code: "ENOSPC", operations });
       useDisk(node, disk, rounds);
       failures = file.failures;
-      const isChecked = nth % 10 === 0;
+      const isChecked = nth % 10 === 0 || (grows && nth < 50);
       if (isChecked) expectSound(storage.content);
       disarm();
       disk.expectSame(readBytes(node, 0, size));

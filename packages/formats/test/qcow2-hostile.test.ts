@@ -1,10 +1,14 @@
-import { deflateRawSync, zstdCompressSync } from "node:zlib";
+import * as zlib from "node:zlib";
 import { isBlockError, SeededRandom } from "@spindle/base";
 import { IoVector } from "@spindle/block";
 import { MemoryDriver, randomBytes, type SparseBytes } from "@spindle/testkit";
 import { describe, expect, it } from "vitest";
 import { patched, readHostile, sparse, writeHostile } from "./hostile-image.ts";
 import { createQcow2, openQcow2, readBytes, run, writeBytes } from "./open-image.ts";
+
+const { deflateRawSync } = zlib;
+/** Newer than the oldest Node that the types are for. */
+const { zstdCompressSync } = zlib as unknown as { zstdCompressSync(input: Uint8Array): Buffer };
 
 const CLUSTER = 4096;
 const SIZE = 64 * CLUSTER;
