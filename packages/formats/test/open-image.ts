@@ -6,10 +6,10 @@ import { RangeLock, type Thread, ThreadTable } from "@spindle/shared-memory";
 import type { SparseBytes } from "@spindle/testkit";
 import { qcow2Format } from "../src/index.ts";
 
-export const clock: Clock = { now: () => performance.now() };
+const clock: Clock = { now: () => performance.now() };
 export const environment: Environment = { clock, random: new SeededRandom(1), codecs: nodeCodecs };
 export const thread: Thread = new ThreadTable(ThreadTable.create()).attach();
-export const runner: SyncRunner = new SyncRunner(clock, thread);
+const runner: SyncRunner = new SyncRunner(clock, thread);
 
 export function run<T>(co: Co<T>): T {
   return runner.run(co);

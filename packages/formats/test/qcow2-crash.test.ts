@@ -53,7 +53,7 @@ describe.skipIf(qemuImg === undefined)("a qcow2 image after a power cut", () => 
       else run(disk.flush());
     }
     const codes = new Map<number, number>();
-    for (const state of crashStates(file.log, random, 60)) {
+    for (const state of crashStates(file.log, random, 30)) {
       const bytes = contentOf(state.image);
       const { code, text } = checkWithQemu(bytes);
       codes.set(code, (codes.get(code) ?? 0) + 1);
@@ -61,6 +61,6 @@ describe.skipIf(qemuImg === undefined)("a qcow2 image after a power cut", () => 
       const image = openQcow2(new MemoryDriver(bytes), { readOnly: true });
       expect(model.crashMismatch(0, readBytes(image, 0, SIZE), state.time)).toBeUndefined();
     }
-    expect([...codes.values()].reduce((sum, count) => sum + count, 0)).toBeGreaterThan(40);
+    expect([...codes.values()].reduce((sum, count) => sum + count, 0)).toBeGreaterThan(20);
   });
 });

@@ -67,7 +67,7 @@ const KINDS: readonly (readonly [what: string, make: (name: string) => void])[] 
 /** Random requests to an image and to its model, with everything read back. */
 function use(node: BlockNode, model: ModelDisk, seed: number): void {
   const random = new SeededRandom(seed);
-  for (let round = 0; round < 40; round++) {
+  for (let round = 0; round < 25; round++) {
     const offset = random.below(SIZE);
     const length = 1 + random.below(Math.min(random.chance(0.2) ? 700_000 : 40_000, SIZE - offset));
     const kind = random.below(10);

@@ -11,7 +11,7 @@ export interface Outcome {
   readonly violation: string | undefined;
 }
 
-export class Limit extends Error {}
+class Limit extends Error {}
 
 /** @param limit states at most. @throws {Limit} when there are more: an exploration is whole or it says nothing. */
 export function explore(build: Build, program: Program, limit: number = Number.POSITIVE_INFINITY): Outcome {

@@ -9,7 +9,7 @@ export const MUTEX_WORD = 0;
 export const TICKET_LOW = 16;
 export const WANTED = 22;
 export const DEAD = 24;
-export const STATISTICS = 32;
+const STATISTICS = 32;
 export const HEADER_WORDS = 64;
 
 /** In the mutex's word. */

@@ -40,7 +40,7 @@ export function cancelable(kind: LockKind, start: number, end: number): Action {
   return { do: "use", kind, start, end, cancelable: true };
 }
 
-export function describeAction(action: Action): string {
+function describeAction(action: Action): string {
   if (action.do === "drop" || action.do === "ticket") return action.do;
   const range = `${NAMES[action.kind]}[${action.start},${action.end})`;
   if (action.do === "use") return action.cancelable === true ? `${range}?` : range;
