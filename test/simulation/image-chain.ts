@@ -160,10 +160,11 @@ function* scribble(
     if (random.chance(density)) {
       const bytes = stampedSectors(stamp, offset, part);
       const wholeCluster = offset % trackingUnit === 0 && part >= trackingUnit;
-      if (random.chance(0.3)) {
+      const kind = random.below(10);
+      if (kind < 3) {
         yield* node.writeZeroes(offset, part, { mayUnmap: random.chance(0.5) });
         bytes.fill(0);
-      } else if (node.driver.writeCompressed !== undefined && wholeCluster && random.chance(0.3)) {
+      } else if (node.driver.writeCompressed !== undefined && wholeCluster && kind < 5) {
         yield* node.writeCompressed(offset, IoVector.of(bytes.subarray(0, trackingUnit)));
         content.set(bytes.subarray(0, trackingUnit), offset);
         offset += trackingUnit;

@@ -28,7 +28,7 @@ export function checkReopened(images: JudgedImages): number {
   const closed = storage.content(TOP_FILE);
   const { leaks } = requireConsistent(closed, "after closing");
   if (leaks > 0 && !leaksAllowed) throw new Error(`after closing: ${leaks} leaked clusters`);
-  const reopened = readDisk(storage, { reclaim: false });
+  const reopened = readDisk(storage.with(TOP_FILE, closed), { reclaim: false });
   if (flattened && reopened.layers !== 1)
     throw new Error("the stream was complete, and the image names a backing file");
   const mismatch = model.readMismatch(0, reopened.bytes, model.timeline.next());

@@ -1,14 +1,13 @@
 import { SeededRandom } from "@spindle/base";
 import { chainStatus, IoVector } from "@spindle/block";
-import { MemoryDriver, ModelDisk } from "@spindle/testkit";
+import { MemoryDriver, ModelDisk, randomBytes } from "@spindle/testkit";
 import { describe, expect, it } from "vitest";
 import { createQcow2, openQcow2, readBytes, run, writeBytes } from "./open-image.ts";
 
 const SIZE = 2 * 1024 * 1024;
 
 function pattern(length: number, seed: number): Uint8Array {
-  const random = new SeededRandom(seed);
-  return Uint8Array.from({ length }, () => random.u32());
+  return randomBytes(new SeededRandom(seed), length);
 }
 
 /** A base image of which every fourth 64 KiB hold data, and the rest nothing. */
@@ -161,6 +160,40 @@ describe("a qcow2 image", () => {
       run(node.driver.changeBackingFile!({ filename: name, format: "qcow2" }));
       expect(openQcow2(driver).driver.backingFile).toEqual({ filename: name, format: "qcow2" });
     }
+  });
+
+  it.each([
+    ["an image that says no format", null, "raw"],
+    ["an image that says one", "qcow2", "raw"],
+    ["a backing file without a format", "qcow2", null],
+    ["a format with a longer name", "raw", "parallels"],
+  ])("says the new backing file's format, also in %s", (_what, old, format) => {
+    const driver = new MemoryDriver();
+    createQcow2(driver, SIZE, {}, { filename: "base", format: old });
+    const node = openQcow2(driver);
+    run(node.driver.changeBackingFile!({ filename: "other", format }));
+    expect(openQcow2(driver).driver.backingFile).toEqual({ filename: "other", format });
+    run(node.driver.changeBackingFile!(null));
+    expect(openQcow2(driver).driver.backingFile).toBeNull();
+  });
+
+  it("forgets its backing file where only the name has ended the header's extensions", () => {
+    const driver = new MemoryDriver();
+    createQcow2(driver, SIZE, { compat: "0.10" }, { filename: "base", format: "qcow2" });
+    // The oldest images have the name where the end mark would be.
+    const head = new Uint8Array(512);
+    driver.content.read(0, head);
+    const view = new DataView(head.buffer);
+    const extensionEnd = 72 + 16;
+    head.fill(0, extensionEnd);
+    head.set(new TextEncoder().encode("an-old-name-that-is-no-extension"), extensionEnd);
+    view.setBigUint64(8, BigInt(extensionEnd));
+    view.setUint32(16, 32);
+    driver.content.write(0, head);
+    const node = openQcow2(driver);
+    expect(node.driver.backingFile?.filename).toBe("an-old-name-that-is-no-extension");
+    run(node.driver.changeBackingFile!(null));
+    expect(openQcow2(driver).driver.backingFile).toBeNull();
   });
 
   it("gives clusters back that a crash has leaked, and no others", () => {

@@ -1,73 +1,116 @@
 /**
- * Changes the backing file that an image names, so that a crash leaves the old name or the new one: a new name is
- * written where no name stands, and then one sector of the header points at it.
+ * Changes the backing file that an image names. Each change is one write inside of the header's first sector, which a disk
+ * writes whole or not at all, so that a crash leaves the old name or the new one.
  */
-import { BlockError, ByteView, type Co, encodeUtf8 } from "@spindle/base";
+import { BlockError, ByteView, type Co, encodeUtf8, SECTOR_SIZE } from "@spindle/base";
 import { type BackingFile, type BlockNode, IoVector } from "@spindle/block";
-import { EXTENSION_BACKING_FORMAT, EXTENSION_END, type Qcow2Header } from "./header.ts";
+import { EXTENSION_BACKING_FORMAT, EXTENSION_FEATURE_NAMES, type Qcow2Header } from "./header.ts";
+import {
+  backingFormatExtension,
+  extensionsLength,
+  type HeaderExtension,
+  type HeaderExtensions,
+  parseExtensions,
+  trimFeatureNames,
+  writeExtensions,
+} from "./header-extensions.ts";
 
-/** Offset and length of the backing file's name: 12 bytes of the header's first sector. */
-const HEADER_BACKING_FILE = 8;
+/** Offset and, behind it, length of the backing file's name: 12 bytes of the header's first sector. */
+const BACKING_FILE = 8;
+const BACKING_NAME_BYTES_MAX = 1023;
 
-/** Forgets the backing file with one write of 12 bytes, durable when it ends. */
-export function* dropBackingFile(file: BlockNode): Co<void> {
+/** Forgets the backing file, durable when it ends. */
+export function* dropBackingFile(file: BlockNode, header: Qcow2Header): Co<void> {
   // What was written before must be durable before the image says that it stands alone.
   yield* file.flush();
-  yield* file.write(HEADER_BACKING_FILE, IoVector.of(new Uint8Array(12)));
+  const { view, extensions } = yield* readHead(file, header);
+  if (extensions.hasEndMark) yield* file.write(BACKING_FILE, IoVector.of(new Uint8Array(12)));
+  else {
+    // The name has ended the extensions so far: without it they need their end mark.
+    const list = extensionsFor(header, extensions, header.backingFormat, header.backingFile ?? "");
+    const sector = sectorWith(view, header, list);
+    sector.bytes.fill(0, BACKING_FILE, BACKING_FILE + 12);
+    yield* file.write(0, IoVector.of(sector.bytes));
+  }
   yield* file.flush();
 }
 
-/** @throws {BlockError} EINVAL when the name does not fit into the image's first cluster; nothing was changed. */
+/**
+ * Names another backing file, durable when it ends. A name that does not fit into the first sector is written behind it
+ * first, where the old header sees nothing.
+ * @throws {BlockError} EINVAL when the name, or what else the header holds, leaves no room; nothing was changed.
+ */
 export function* renameBackingFile(file: BlockNode, header: Qcow2Header, backing: BackingFile): Co<void> {
-  const clusterSize = 2 ** header.clusterBits;
-  const head = new Uint8Array(clusterSize);
-  yield* file.read(0, IoVector.of(head.subarray(0, file.length)));
-  const view = new ByteView(head);
+  const { view, extensions } = yield* readHead(file, header);
   const name = encodeUtf8(backing.filename);
-  const nameOffset = placeForName(view, header, name.length, clusterSize);
-  if (nameOffset === undefined || name.length > 1023)
-    throw new BlockError("EINVAL", `Backing file name '${backing.filename}' is too long`);
-  yield* file.write(nameOffset, IoVector.of(name));
-  yield* file.flush();
-  // The name, or its beginning, may stand in the sector that is written next.
-  head.set(name, nameOffset);
-  const sector = new ByteView(head.slice(0, 512));
-  sector.setU64be(HEADER_BACKING_FILE, nameOffset);
-  sector.setU32be(HEADER_BACKING_FILE + 8, name.length);
-  writeFormat(sector, header, backing.format);
+  const list = extensionsFor(header, extensions, backing.format, backing.filename);
+  const sector = sectorWith(view, header, list);
+  const end = header.headerLength + extensionsLength(list);
+  const fits = end + name.length <= SECTOR_SIZE;
+  const nameOffset = fits ? end : placeBehindSector(view, header, extensions, name.length);
+  if (nameOffset === undefined || name.length > BACKING_NAME_BYTES_MAX) throw tooLong(backing.filename);
+  if (fits) sector.bytes.set(name, nameOffset);
+  else {
+    yield* file.write(nameOffset, IoVector.of(name));
+    yield* file.flush();
+  }
+  sector.setU64be(BACKING_FILE, nameOffset);
+  sector.setU32be(BACKING_FILE + 8, name.length);
   yield* file.write(0, IoVector.of(sector.bytes));
   yield* file.flush();
 }
 
-/** Behind the extensions, where the old name does not stand. */
-function placeForName(view: ByteView, header: Qcow2Header, length: number, clusterSize: number): number | undefined {
-  const oldOffset = view.u64be(8, "backing file name offset");
-  const oldEnd = oldOffset === 0 ? 0 : oldOffset + view.u32be(16);
-  const first = header.extensionsEnd;
-  if (oldOffset === 0 || first + length <= oldOffset) return first + length <= clusterSize ? first : undefined;
+function* readHead(file: BlockNode, header: Qcow2Header): Co<{ view: ByteView; extensions: HeaderExtensions }> {
+  const head = new Uint8Array(2 ** header.clusterBits);
+  yield* file.read(0, IoVector.of(head.subarray(0, file.length)));
+  const view = new ByteView(head);
+  const nameOffset = view.u64be(BACKING_FILE, "backing file name offset");
+  const limit = nameOffset === 0 ? head.length : Math.min(head.length, nameOffset);
+  return { view, extensions: parseExtensions(view, header.headerLength, limit) };
+}
+
+/** The first sector with the header's fields as they are, and with these extensions. */
+function sectorWith(view: ByteView, header: Qcow2Header, list: readonly HeaderExtension[]): ByteView {
+  const sector = new ByteView(new Uint8Array(SECTOR_SIZE));
+  sector.bytes.set(view.bytes.subarray(0, header.headerLength));
+  writeExtensions(sector, header.headerLength, list);
+  return sector;
+}
+
+/** The image's extensions with another backing format, inside of the first sector. Names of features give way first. */
+function extensionsFor(
+  header: Qcow2Header,
+  extensions: HeaderExtensions,
+  format: string | null,
+  filename: string,
+): HeaderExtension[] {
+  const others = extensions.list.filter(
+    ({ type }) => type !== EXTENSION_BACKING_FORMAT && type !== EXTENSION_FEATURE_NAMES,
+  );
+  const kept = format === null ? others : [backingFormatExtension(format), ...others];
+  const room = SECTOR_SIZE - header.headerLength - extensionsLength(kept);
+  if (room < 0) throw tooLong(filename);
+  const names = extensions.list.find(({ type }) => type === EXTENSION_FEATURE_NAMES);
+  const trimmed = names === undefined ? undefined : trimFeatureNames(names, room);
+  return trimmed === undefined ? kept : [...kept, trimmed];
+}
+
+/** Room in the first cluster behind its first sector where neither extensions nor the old name stand. */
+function placeBehindSector(
+  view: ByteView,
+  header: Qcow2Header,
+  extensions: HeaderExtensions,
+  length: number,
+): number | undefined {
+  const clusterSize = 2 ** header.clusterBits;
+  const oldOffset = view.u64be(BACKING_FILE, "backing file name offset");
+  const oldEnd = oldOffset === 0 ? 0 : oldOffset + view.u32be(BACKING_FILE + 8);
+  const first = Math.max(SECTOR_SIZE, extensions.end);
+  if (first + length <= oldOffset) return first;
   const behind = Math.max(first, oldEnd);
   return behind + length <= clusterSize ? behind : undefined;
 }
 
-/**
- * Overwrites the backing format where it stands, padded within its extension. Without such an extension, or when the
- * format does not fit, the format is left to probing.
- */
-function writeFormat(sector: ByteView, header: Qcow2Header, format: string | null): void {
-  for (let at = header.headerLength; at + 8 <= sector.length; ) {
-    const type = sector.u32be(at);
-    const length = sector.u32be(at + 4);
-    if (type === EXTENSION_END) return;
-    const room = Math.ceil(length / 8) * 8;
-    if (type === EXTENSION_BACKING_FORMAT) {
-      const bytes = encodeUtf8(format ?? "");
-      // An extension's data is padded to eight bytes, so a name of another length fits as long as the padded one does.
-      if (Math.ceil(bytes.length / 8) * 8 !== room || at + 8 + room > sector.length) return;
-      sector.setU32be(at + 4, bytes.length);
-      sector.bytes.fill(0, at + 8, at + 8 + room);
-      sector.bytes.set(bytes, at + 8);
-      return;
-    }
-    at += 8 + room;
-  }
+function tooLong(filename: string): BlockError {
+  return new BlockError("EINVAL", `Backing file name '${filename}' is too long`);
 }

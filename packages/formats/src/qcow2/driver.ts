@@ -91,7 +91,7 @@ class Qcow2Driver implements BlockDriver {
   *changeBackingFile(backing: BackingFile | null): Co<void> {
     yield* this.flush();
     const { file, header } = this.#state;
-    if (backing === null) yield* dropBackingFile(file);
+    if (backing === null) yield* dropBackingFile(file, header);
     else yield* renameBackingFile(file, header, backing);
     this.#state.header = yield* readHeader(file);
   }

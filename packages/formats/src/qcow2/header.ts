@@ -45,8 +45,6 @@ export interface Qcow2Header {
   readonly refcountOrder: number;
   readonly headerLength: number;
   readonly compression: CompressionType;
-  /** Where the extensions end. */
-  readonly extensionsEnd: number;
   /** There are extensions of other kinds, such as persistent bitmaps, which may refer to clusters of their own. */
   readonly foreignExtensions: boolean;
 }
@@ -79,7 +77,6 @@ export function parseHeader(bytes: Uint8Array): Qcow2Header {
     refcountTableClusters: view.u32be(56),
     snapshotCount: view.u32be(60),
     snapshotsOffset: view.u64be(64, "snapshot table offset"),
-    extensionsEnd: extensions.end,
     foreignExtensions: extensions.foreign,
     ...third,
   } as const;
