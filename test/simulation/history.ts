@@ -28,6 +28,8 @@ import { StreamDriver } from "./stream-driver.ts";
 /** A part of the system that is made wrong on purpose, to see whether the histories notice. */
 export interface Mutant {
   readonly name: string;
+  /** The histories that notice it soon. */
+  readonly histories?: HistoryOptions;
   createTracker?(thread: Thread): RangeLock;
   qcow2?(format: DriverDefinition): DriverDefinition;
   createCopier?(options: CopierOptions): Copier;
@@ -71,6 +73,13 @@ const SHAPE: ChainShape = {
   sectors: [24, 160],
 };
 
+/** Disks of a few clusters, on which freed clusters are used again at once. */
+export const CROWDED: ChainShape = {
+  layersMax: 1,
+  clusterSizes: [512, 1024, 2048],
+  sectors: [4, 60],
+};
+
 const CRASH_STATES = 6;
 
 /** Runs a history. @throws {Error} with what went wrong. */
@@ -89,6 +98,7 @@ class History {
   readonly #thread: Thread;
   readonly #table = ThreadTable.create();
   readonly #faulty: boolean;
+  readonly #requestsEach: number;
   readonly #log: Log | undefined;
   #faultsOver = false;
   readonly #disarmers: (() => void)[] = [];
@@ -109,7 +119,9 @@ class History {
     });
     this.#log = options.log && ((line) => options.log?.(`${this.#runner.clock.now().toFixed(3).padStart(10)} ${line}`));
     const built = new SimulatedStorage();
-    this.#chain = buildChain(random, built, options.shape ?? SHAPE);
+    const crowded = random.chance(0.12);
+    this.#chain = buildChain(random, built, options.shape ?? (crowded ? CROWDED : SHAPE));
+    this.#requestsEach = options.requests ?? (crowded ? 30 + random.below(50) : 5 + random.below(25));
     this.#storage = built.with(TOP_FILE, built.content(TOP_FILE));
     const timeline = new Timeline();
     this.#model = new DurabilityModel(this.#chain.content, timeline);
@@ -211,7 +223,7 @@ class History {
 
   #guests(disks: readonly ConstructorParameters<typeof ObservedDisk>[0][], clusterSize: number): Co<void>[] {
     const random = this.#random;
-    const requests = this.#options.requests ?? 5 + random.below(25);
+    const requests = this.#requestsEach;
     const mix = drawMix(random);
     const hotSpots = [random.below(this.#model.length), random.below(this.#model.length)];
     return disks

@@ -5,11 +5,11 @@ import { MUTANTS } from "./mutants.ts";
 
 const HISTORIES_MAX = 400;
 
-/** The first seed that notices. */
+/** The first history that notices. */
 function firstToNotice(mutant: (typeof MUTANTS)[number]): { seed: number; how: string } | undefined {
   for (let seed = 1; seed <= HISTORIES_MAX; seed++) {
     try {
-      runHistory(seed, { mutant, faults: false });
+      runHistory(seed, { mutant, faults: false, ...mutant.histories });
     } catch (error) {
       return { seed, how: error instanceof Error ? error.message : String(error) };
     }

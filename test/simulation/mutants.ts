@@ -6,7 +6,7 @@ import type { Co } from "@spindle/base";
 import { type BlockDriver, type BlockNode, type DriverDefinition, type Extent, IoVector } from "@spindle/block";
 import { type Copier, type CopierOptions, type CopyOutcome, LocalCopier } from "@spindle/jobs";
 import { LockKind, RangeLock, type Thread } from "@spindle/shared-memory";
-import type { Mutant } from "./history.ts";
+import { CROWDED, type Mutant } from "./history.ts";
 import { TRACKER_SLOTS } from "./image-chain.ts";
 
 /** Takes the locks of one kind as if they were of another. */
@@ -142,6 +142,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "a freed cluster is used again while a request still reads it",
+    histories: { shape: CROWDED, requests: 80, crashStates: 0 },
     qcow2: (format) => ({
       ...format,
       open: (request) =>
