@@ -43,7 +43,7 @@ export interface HistoryOptions {
   /** Requests of each guest; drawn when absent. */
   readonly requests?: number;
   readonly shape?: ChainShape;
-  /** Crash states that are looked at; 6 when absent. */
+  /** Crash states that are looked at; 4 when absent. */
   readonly crashStates?: number;
   readonly faults?: boolean;
   readonly access?: AccessKind;
@@ -80,7 +80,7 @@ export const CROWDED: ChainShape = {
   sectors: [4, 60],
 };
 
-const CRASH_STATES = 6;
+const CRASH_STATES = 4;
 
 /** Runs a history. @throws {Error} with what went wrong. */
 export function runHistory(seed: number, options: HistoryOptions = {}): HistoryResult {
