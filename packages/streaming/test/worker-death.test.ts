@@ -236,6 +236,6 @@ describe("workers that die at any step", () => {
       rmSync(folder, { recursive: true });
     }
     expect(sum.copies).toBeGreaterThan(1000);
-    expect(sum.redone).toBeGreaterThan(100);
+    expect(sum.redone).toBeGreaterThan(60);
   });
 });
