@@ -47,7 +47,7 @@ export function checkReopened(images: JudgedImages): number {
 }
 
 /** @throws {Error} with what is wrong. */
-function judgeCrashState({ storage, model, random }: JudgedImages, image: SparseBytes, time: number): void {
+export function judgeCrashState({ storage, model, random }: JudgedImages, image: SparseBytes, time: number): void {
   requireConsistent(image, "the image");
   const crashed = storage.with(TOP_FILE, image);
   const reclaim = random.chance(0.3);

@@ -2,9 +2,11 @@ import { type Co, join, SeededRandom, sleep, until } from "@spindle/base";
 import { LockKind } from "@spindle/shared-memory";
 import { describe, expect, it } from "vitest";
 import { IoVector } from "../src/index.ts";
+import { MappingCache, type Place } from "../src/mapping-cache.ts";
 import { clock, OneThread } from "./one-thread.ts";
 
 const LENGTH = 64 * 1024;
+const UNIT = 4096;
 
 describe("a node", () => {
   it.each([1, 512, 4096])("keeps every byte when its driver takes only multiples of %d", (alignment) => {
@@ -112,5 +114,36 @@ describe("a node", () => {
     }
     one.run(join([slowRead(), change(), lateRead()]));
     expect(log).toEqual(["read", "change begins", "change ends", "late read"]);
+  });
+});
+
+describe("a node whose clusters stand in a mapping cache", () => {
+  it.each([
+    ["exclusiveWrite", LockKind.exclusiveWrite],
+    ["copy", LockKind.copy],
+  ])("forgets their places before a request of kind %s can free them", (_name, kind) => {
+    const one = new OneThread();
+    const { node } = one.node(LENGTH, { alignment: UNIT });
+    const cache = new MappingCache(MappingCache.create(UNIT));
+    const place: Place = { descriptor: 1, hostOffset: 0, writable: true };
+    node.mappingCache = cache;
+    for (const unitIndex of [0, 1, 2]) cache.set(unitIndex, place);
+    const range = one.run(node.track(kind, UNIT, UNIT));
+    expect([0, 1, 2].map((unitIndex) => cache.find(unitIndex, { ...place }))).toEqual([true, false, true]);
+    range.release();
+  });
+
+  it("forgets all places before the chain is changed", () => {
+    const one = new OneThread();
+    const { node } = one.node(LENGTH, { alignment: UNIT });
+    const cache = new MappingCache(MappingCache.create(UNIT));
+    const place: Place = { descriptor: 1, hostOffset: 0, writable: true };
+    node.mappingCache = cache;
+    cache.set(3, place);
+    one.run(
+      node.exclusively(function* () {
+        expect(cache.find(3, { ...place })).toBe(false);
+      }),
+    );
   });
 });

@@ -102,6 +102,17 @@ describe("a qcow2 image", () => {
     }
   });
 
+  it("zeroes what it is asked to, and no more, in a last cluster that the disk does not fill", () => {
+    const driver = new MemoryDriver();
+    createQcow2(driver, 65_536 + 8_192);
+    const node = openQcow2(driver);
+    const bytes = pattern(node.length, 3);
+    writeBytes(node, 0, bytes);
+    run(node.writeZeroes(node.length - 2_048, 2_048, { mayUnmap: true }));
+    bytes.fill(0, node.length - 2_048);
+    expect(readBytes(node, 0, node.length)).toEqual(bytes);
+  });
+
   it("uses the space of discarded clusters again, once that is safe", () => {
     const driver = new MemoryDriver();
     createQcow2(driver, SIZE);
