@@ -7,7 +7,8 @@ import { UsageError } from "./command.ts";
 import { COMMANDS } from "./command-table.ts";
 import { EXIT_BUG, EXIT_FAILURE, EXIT_OK } from "./exit-codes.ts";
 import { complain, OutputClosed, print } from "./output.ts";
-import { VERSION } from "./version.ts";
+import { programName } from "./program-name.ts";
+import { QEMU_VERSION, VERSION } from "./version.ts";
 
 const NAME_COLUMN = 10;
 
@@ -27,8 +28,7 @@ export function reportFailure(error: unknown, commandName = ""): number {
   // Closing has failed after something else had: the first error tells what went wrong.
   if (isSuppressed(error)) return reportFailure(error.suppressed, commandName);
   if (error instanceof UsageError) {
-    const help = Object.hasOwn(COMMANDS, commandName) ? `spindle help ${commandName}` : "spindle help";
-    complain(`${error.message} (try '${help}')`);
+    complainOfUsage(error.message, commandName);
     return EXIT_FAILURE;
   }
   if (isBlockError(error)) {
@@ -40,14 +40,25 @@ export function reportFailure(error: unknown, commandName = ""): number {
   return EXIT_BUG;
 }
 
+/** QEMU's programs tell of their help in a line of its own. */
+function complainOfUsage(message: string, commandName: string): void {
+  const name = programName();
+  if (name !== "spindle") {
+    complain(message);
+    process.stderr.write(`Try '${name} --help' for more information\n`);
+    return;
+  }
+  const help = Object.hasOwn(COMMANDS, commandName) ? `spindle help ${commandName}` : "spindle help";
+  complain(`${message} (try '${help}')`);
+}
+
 async function dispatch(name: string, argv: readonly string[]): Promise<number> {
   switch (name) {
     case "":
-      complain("no command is given (try 'spindle help')");
-      return EXIT_FAILURE;
+      throw new UsageError(programName() === "spindle" ? "no command is given" : "Not enough arguments");
     case "-V":
     case "--version":
-      await print(`spindle version ${VERSION}\n`);
+      await print(versionLine());
       return EXIT_OK;
     case "help":
     case "-h":
@@ -58,6 +69,12 @@ async function dispatch(name: string, argv: readonly string[]): Promise<number> 
   const command = await load(name);
   if (argv.includes("--help")) return await help(name);
   return await command.run(argv);
+}
+
+/** A stand-in also tells which version of QEMU's program it follows. */
+function versionLine(): string {
+  const name = programName();
+  return name === "spindle" ? `spindle version ${VERSION}\n` : `${name} version ${QEMU_VERSION} (Spindle ${VERSION})\n`;
 }
 
 async function help(name: string | undefined): Promise<number> {

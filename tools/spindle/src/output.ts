@@ -1,5 +1,6 @@
 /** The standard streams of the program. */
 import { once } from "node:events";
+import { programName } from "./program-name.ts";
 
 /** Nobody reads the output any more, as after `spindle map ... | head`: that is no failure. */
 export class OutputClosed extends Error {}
@@ -21,5 +22,5 @@ export async function print(text: string): Promise<void> {
 
 /** One line on standard error, with the program's name in front. */
 export function complain(message: string): void {
-  process.stderr.write(`spindle: ${message.replace(/\s*\n\s*/g, " ")}\n`);
+  process.stderr.write(`${programName()}: ${message.replace(/\s*\n\s*/g, " ")}\n`);
 }
