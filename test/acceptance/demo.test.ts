@@ -25,6 +25,7 @@ describe("spindle demo", () => {
   it.each([
     ["two guests, two workers", ["--guests", "2", "--workers", "2", "--seed", "3"]],
     ["four guests, small copies", ["--guests", "4", "--workers", "1", "--chunk", "64k", "--seed", "4"]],
+    ["two guests on packed virtqueues", ["--guests", "2", "--packed", "--seed", "5"]],
   ])("loses nothing with %s, and leaves the base as it is", async (_what, options) => {
     const before = readFileSync(base);
     const { code, stdout, stderr } = await spindle(["demo", "--image", base, "--seconds", "1", "--json", ...options], {

@@ -15,6 +15,7 @@ import {
 } from "@spindle/virtio-blk";
 import type { SimulatedStorage } from "./storage.ts";
 
+/** The device has split rings over the node, packed ones over ports. */
 export const ACCESS_KINDS = ["node", "port", "virtio", "virtio over port"] as const;
 export type AccessKind = (typeof ACCESS_KINDS)[number];
 
@@ -46,7 +47,7 @@ export function openAccess(parts: AccessParts): GuestAccess {
   const throughPort = kind === "port" || kind === "virtio over port";
   const ports = throughPort ? openPorts(parts) : undefined;
   const disks: readonly Disk[] = ports?.disks ?? Array.from({ length: guests }, () => node);
-  const device = kind.startsWith("virtio") ? startDevice(parts, disks) : undefined;
+  const device = kind.startsWith("virtio") ? startDevice(parts, disks, throughPort) : undefined;
   return {
     disks: device?.disks ?? disks,
     *close() {
@@ -65,7 +66,7 @@ function openPorts({ node, guests, runner, storage, thread, table }: AccessParts
   return { disks, close: () => server.close() };
 }
 
-function startDevice(parts: AccessParts, disks: readonly Disk[]): GuestAccess {
+function startDevice(parts: AccessParts, disks: readonly Disk[], packed: boolean): GuestAccess {
   const { node, runner, table } = parts;
   const queueCount = disks.length;
   const plan = planGuest({ queueCount, queueSize: QUEUE_SIZE, dataBytes: BUFFER_BYTES });
@@ -74,6 +75,7 @@ function startDevice(parts: AccessParts, disks: readonly Disk[]): GuestAccess {
     threads: table,
     diskLength: node.length,
     queueCount,
+    packed,
     serial: "simulated",
   });
   let stopping = false;

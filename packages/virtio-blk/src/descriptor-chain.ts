@@ -1,10 +1,16 @@
+import type { QueueFault } from "./queue-fault.ts";
+
+const LARGEST_CHAIN_BYTES = 2 ** 32;
+
 /**
  * One descriptor chain in private memory: what the device works on instead of the guest's words, which may change under
  * its hands. A queue fills the same object again for every chain.
  */
 export class DescriptorChain {
-  /** Index of the first descriptor: what the used ring gives back. */
+  /** What gives the chain back: the index of its first descriptor, or in a packed ring its buffer id. */
   head = 0;
+  /** Descriptors that the chain takes of a packed ring; 1 in a split one, where nobody needs to know. */
+  slots = 1;
   /** Buffers of the chain; the first `readableCount` are device-readable, the others device-writable. */
   count = 0;
   readableCount = 0;
@@ -28,14 +34,20 @@ export class DescriptorChain {
 
   reset(head: number): void {
     this.head = head;
+    this.slots = 1;
     this.count = 0;
     this.readableCount = 0;
     this.readableLength = 0;
     this.writableLength = 0;
   }
 
-  /** Appends a buffer. The caller has checked that there is room and that readable ones come first. */
-  append(address: number, length: number, writable: boolean): void {
+  /** Appends a buffer, unless it is empty. @returns what rule of a chain that would break. */
+  append(address: number, length: number, writable: boolean): QueueFault | undefined {
+    if (length === 0) return undefined;
+    if (!writable && this.count > this.readableCount) return "a device-readable buffer follows a device-writable one";
+    if (this.count === this.capacity) return "a chain is longer than its table or the device's limit, or loops";
+    if (this.readableLength + this.writableLength + length > LARGEST_CHAIN_BYTES)
+      return "a chain describes more than 2^32 bytes";
     this.addresses[this.count] = address;
     this.lengths[this.count] = length;
     this.count += 1;
@@ -44,5 +56,6 @@ export class DescriptorChain {
       this.readableCount = this.count;
       this.readableLength += length;
     }
+    return undefined;
   }
 }

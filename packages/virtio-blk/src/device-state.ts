@@ -9,9 +9,9 @@ import { CAPACITY_OFFSET, CONFIG_BYTES, encodeConfiguration } from "./config-spa
 import { DEVICE_ID_BYTES } from "./device.ts";
 import { acceptableFeatures, type FeatureBits, offeredFeatures } from "./features.ts";
 import type { GuestMemoryHandle } from "./guest-memory.ts";
+import type { QueueFault } from "./queue-fault.ts";
 import { QUEUE_SIZE_LIMIT } from "./queue-layout.ts";
 import { decodeThread, encodeThread, QUEUE_STATE_WORDS, QueueState } from "./queue-state.ts";
-import type { QueueFault } from "./split-queue.ts";
 
 export const VIRTIO_CONFIG_S_ACKNOWLEDGE = 1;
 export const VIRTIO_CONFIG_S_DRIVER = 2;
@@ -54,6 +54,10 @@ export interface VirtioBlkOptions {
   readonly queueCount?: number;
   /** The most entries of a queue: a power of two up to 32768; 256 when left out. */
   readonly queueSizeMax?: number;
+  /** Offers packed rings; the driver chooses. Not offered when left out. */
+  readonly packed?: boolean;
+  /** Offers to give requests back in the order in which they came, also when they end in another. */
+  readonly inOrder?: boolean;
   /** What GET_ID answers: up to 20 bytes. */
   readonly serial?: string;
   /** Bytes: a power of two from 512 on, which is also what it is when left out. */
@@ -103,7 +107,8 @@ export function createVirtioBlk(options: VirtioBlkOptions): VirtioBlkHandle {
     discardGranularity,
   });
   new Uint8Array(state, GLOBAL_WORDS * 4).set(configuration);
-  const offered = offeredFeatures({ readOnly, queueCount });
+  const { packed = false, inOrder = false } = options;
+  const offered = offeredFeatures({ readOnly, queueCount, packed, inOrder });
   const { memory, threads } = options;
   return { state, memory, threads, queueCount, queueSizeMax, offered, logicalBlockSize, serial };
 }

@@ -1,4 +1,5 @@
 /** Feature bits (virtio 1.2 §5.2.3 and §6), as two words of 32 bits because JavaScript's bit operators have no more. */
+import type { RingFeatures } from "./virtqueue.ts";
 
 /** Bits 0 to 31 in `low`, 32 to 63 in `high`; both unsigned. */
 export interface FeatureBits {
@@ -16,11 +17,21 @@ export const VIRTIO_BLK_F_DISCARD: number = 2 ** 13;
 export const VIRTIO_BLK_F_WRITE_ZEROES: number = 2 ** 14;
 export const VIRTIO_F_INDIRECT_DESC: number = 2 ** 28;
 export const VIRTIO_F_EVENT_IDX: number = 2 ** 29;
-/** In the high word: bit 32. */
-const VIRTIO_F_VERSION_1_HIGH = 1;
+/** In the high word: bits 32, 34 and 35. */
+const VIRTIO_F_VERSION_1_HIGH = 2 ** 0;
+const VIRTIO_F_RING_PACKED_HIGH = 2 ** 2;
+const VIRTIO_F_IN_ORDER_HIGH = 2 ** 3;
+
+/** What decides over the features that a device offers. */
+export interface FeatureOptions {
+  readonly readOnly: boolean;
+  readonly queueCount: number;
+  readonly packed: boolean;
+  readonly inOrder: boolean;
+}
 
 /** What a device with these properties offers. */
-export function offeredFeatures(device: { readonly readOnly: boolean; readonly queueCount: number }): FeatureBits {
+export function offeredFeatures(device: FeatureOptions): FeatureBits {
   let low =
     VIRTIO_BLK_F_SEG_MAX |
     VIRTIO_BLK_F_BLK_SIZE |
@@ -31,11 +42,24 @@ export function offeredFeatures(device: { readonly readOnly: boolean; readonly q
   if (device.readOnly) low |= VIRTIO_BLK_F_RO;
   else low |= VIRTIO_BLK_F_DISCARD | VIRTIO_BLK_F_WRITE_ZEROES;
   if (device.queueCount > 1) low |= VIRTIO_BLK_F_MQ;
-  return { low: low >>> 0, high: VIRTIO_F_VERSION_1_HIGH };
+  let high = VIRTIO_F_VERSION_1_HIGH;
+  if (device.packed) high |= VIRTIO_F_RING_PACKED_HIGH;
+  if (device.inOrder) high |= VIRTIO_F_IN_ORDER_HIGH;
+  return { low: low >>> 0, high };
 }
 
 /** Whether a driver may run the device with these: nothing that was not offered, and not the legacy interface. */
 export function acceptableFeatures(driver: FeatureBits, offered: FeatureBits): boolean {
   const subset = (driver.low & ~offered.low) === 0 && (driver.high & ~offered.high) === 0;
   return subset && (driver.high & VIRTIO_F_VERSION_1_HIGH) !== 0;
+}
+
+/** What negotiated features mean for the rings. */
+export function ringFeatures({ low, high }: FeatureBits): RingFeatures {
+  return {
+    packed: (high & VIRTIO_F_RING_PACKED_HIGH) !== 0,
+    eventIndex: (low & VIRTIO_F_EVENT_IDX) !== 0,
+    indirect: (low & VIRTIO_F_INDIRECT_DESC) !== 0,
+    inOrder: (high & VIRTIO_F_IN_ORDER_HIGH) !== 0,
+  };
 }

@@ -27,11 +27,12 @@ interface MappedRegion {
   readonly bytes: Uint8Array;
   readonly view: DataView;
   readonly halves: Uint16Array;
+  readonly words: Uint32Array;
 }
 
 /**
  * A range of guest memory that was checked once. Offsets count from its start; the caller keeps inside. Plain accesses
- * are unordered; `loadU16` and `storeU16` are sequentially consistent and need an even address.
+ * are unordered; `load` and `store` are sequentially consistent and need an address that is a multiple of their width.
  */
 export class GuestWindow {
   readonly #region: MappedRegion;
@@ -54,6 +55,9 @@ export class GuestWindow {
   loadU16(offset: number): number {
     return Atomics.load(this.#region.halves, (this.#base + offset) / 2);
   }
+  loadU32(offset: number): number {
+    return Atomics.load(this.#region.words, (this.#base + offset) / 4);
+  }
 
   setU8(offset: number, value: number): void {
     this.#region.view.setUint8(this.#base + offset, value);
@@ -71,6 +75,9 @@ export class GuestWindow {
   }
   storeU16(offset: number, value: number): void {
     Atomics.store(this.#region.halves, (this.#base + offset) / 2, value);
+  }
+  storeU32(offset: number, value: number): void {
+    Atomics.store(this.#region.words, (this.#base + offset) / 4, value);
   }
 }
 
@@ -150,5 +157,6 @@ function mapRegion(region: GuestRegion): MappedRegion {
     bytes: new Uint8Array(memory, byteOffset, length),
     view: new DataView(memory, byteOffset, length),
     halves: new Uint16Array(memory, byteOffset, length / 2),
+    words: new Uint32Array(memory, byteOffset, length / 4),
   };
 }

@@ -6,7 +6,6 @@ export {
   type VirtioBlkOptions,
 } from "./device-state.ts";
 export type { Disk } from "./disk.ts";
-export { type Descriptor, DriverRing, type UsedElement } from "./driver/driver-ring.ts";
 export {
   type GuestHandle,
   type GuestPlanOptions,
@@ -19,6 +18,7 @@ export {
 export { GuestQueue, type GuestRequest } from "./driver/guest-queue.ts";
 export { GuestMemory, type GuestMemoryHandle, type GuestRegion } from "./guest-memory.ts";
 export { MmioTransport } from "./mmio.ts";
+export type { QueueFault } from "./queue-fault.ts";
 export { QueueServer, type QueueServerOptions, serveQueues } from "./queue-worker.ts";
 export type { Registers } from "./registers.ts";
 export {
@@ -30,5 +30,4 @@ export {
   VIRTIO_BLK_T_WRITE_ZEROES,
 } from "./request.ts";
 export { SpinningWaiter } from "./spinning-waiter.ts";
-export type { QueueFault } from "./split-queue.ts";
 export { VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP } from "./status.ts";

@@ -4,10 +4,12 @@
  */
 import { type Co, until } from "@spindle/base";
 import { DeviceState, type VirtioBlkHandle } from "./device-state.ts";
+import { ringFeatures } from "./features.ts";
 import { GuestMemory } from "./guest-memory.ts";
-import { openQueueLayout } from "./queue-layout.ts";
+import { openVirtqueue } from "./open-virtqueue.ts";
 import { type QueueState, QueueWord } from "./queue-state.ts";
 import * as mmio from "./registers.ts";
+import { firstPosition } from "./virtqueue.ts";
 
 /** "SPND": who made the device; drivers use it for nothing. */
 const VENDOR_ID = 0x444e_5053;
@@ -148,8 +150,9 @@ export class MmioTransport implements mmio.Registers {
     else if (queue.stopped) {
       const { layout } = queue;
       if (layout.size > this.#state.handle.queueSizeMax) return;
-      if (openQueueLayout(this.#memory, layout) === undefined) return;
-      queue.enable();
+      const features = ringFeatures(this.#state.driverFeatures);
+      if (openVirtqueue(this.#memory, layout, features) === undefined) return;
+      queue.enable(firstPosition(features.packed));
     }
     this.#state.kick(queue);
   }

@@ -1,4 +1,7 @@
-/** Where the three parts of a split virtqueue stand in guest memory (virtio 1.2 §2.7), for the device and the driver. */
+/**
+ * Where the three parts of a virtqueue stand in guest memory, and what their words mean, for the device and the driver:
+ * split (virtio 1.2 §2.7) and packed (§2.8).
+ */
 import { isPowerOfTwo } from "@spindle/base";
 import type { GuestMemory, GuestWindow } from "./guest-memory.ts";
 
@@ -11,7 +14,15 @@ export const VIRTQ_DESC_F_INDIRECT = 4;
 export const VIRTQ_AVAIL_F_NO_INTERRUPT = 1;
 export const VIRTQ_USED_F_NO_NOTIFY = 1;
 
-/** Bytes of one descriptor: address, length, flags, next. */
+/** Of the descriptors of a packed ring: both together say whose the descriptor is, against a wrap counter. */
+export const VIRTQ_DESC_F_AVAIL: number = 2 ** 7;
+export const VIRTQ_DESC_F_USED: number = 2 ** 15;
+/** Of the event suppression structures of a packed ring. */
+export const RING_EVENT_FLAGS_ENABLE = 0;
+export const RING_EVENT_FLAGS_DISABLE = 1;
+export const RING_EVENT_FLAGS_DESC = 2;
+
+/** Bytes of one descriptor: address, length, flags, next; in a packed ring address, length, id, flags. */
 export const DESCRIPTOR_BYTES = 16;
 /** Offset of `idx` in the available and in the used ring; `flags` stands before it. */
 export const INDEX_OFFSET = 2;
@@ -20,19 +31,25 @@ export const RING_OFFSET = 4;
 /** Bytes of one entry of the used ring: id, len. */
 export const USED_ELEMENT_BYTES = 8;
 
+/** Offsets of the id and the flags in a descriptor of a packed ring. */
+export const PACKED_ID_OFFSET = 12;
+export const PACKED_FLAGS_OFFSET = 14;
+/** Bytes of an event suppression structure: offset with wrap counter, flags. */
+const EVENT_BYTES = 4;
+
 /** Guest-physical addresses and the number of entries, as the driver gives them to the transport. */
 export interface QueueLayout {
-  /** Entries of each part. */
+  /** Entries of each part; of a packed queue, descriptors of its ring. */
   readonly size: number;
   /** The Descriptor Area. */
   readonly descriptorAddress: number;
-  /** The Driver Area: the available ring. */
+  /** The Driver Area: the available ring, or the driver's event suppression structure. */
   readonly driverAddress: number;
-  /** The Device Area: the used ring. */
+  /** The Device Area: the used ring, or the device's event suppression structure. */
   readonly deviceAddress: number;
 }
 
-/** The three parts, checked and ready for access. */
+/** The three parts of a split queue, checked and ready for access. */
 export interface QueueWindows {
   readonly descriptors: GuestWindow;
   readonly available: GuestWindow;
@@ -49,26 +66,58 @@ export function availEventOffset(size: number): number {
   return RING_OFFSET + USED_ELEMENT_BYTES * size;
 }
 
+/** The three parts of a packed queue. */
+export interface PackedWindows {
+  readonly ring: GuestWindow;
+  readonly driverEvents: GuestWindow;
+  readonly deviceEvents: GuestWindow;
+}
+
 /**
- * Checks a layout that came from a guest: the size a power of two up to 32768, each part aligned, wholly in one region
- * of memory, and apart from the others.
+ * Checks a split layout that came from a guest: the size a power of two up to 32768, each part aligned, wholly in one
+ * region of memory, and apart from the others.
  * @returns undefined when any of that does not hold.
  */
 export function openQueueLayout(memory: GuestMemory, layout: QueueLayout): QueueWindows | undefined {
   const { size, descriptorAddress, driverAddress, deviceAddress } = layout;
   if (!isPowerOfTwo(size) || size > QUEUE_SIZE_LIMIT) return undefined;
-  if (descriptorAddress % 16 !== 0 || driverAddress % 2 !== 0 || deviceAddress % 4 !== 0) return undefined;
-  const parts = [
-    { address: descriptorAddress, length: DESCRIPTOR_BYTES * size },
-    { address: driverAddress, length: usedEventOffset(size) + 2 },
-    { address: deviceAddress, length: availEventOffset(size) + 2 },
-  ] as const;
-  const [descriptors, available, used] = parts.map(({ address, length }) => memory.window(address, length));
-  if (descriptors === undefined || available === undefined || used === undefined) return undefined;
+  const windows = openParts(memory, [
+    { address: descriptorAddress, length: DESCRIPTOR_BYTES * size, alignment: 16 },
+    { address: driverAddress, length: usedEventOffset(size) + 2, alignment: 2 },
+    { address: deviceAddress, length: availEventOffset(size) + 2, alignment: 4 },
+  ]);
+  return windows && { descriptors: windows[0], available: windows[1], used: windows[2] };
+}
+
+/** The same for a packed layout, whose size is any number from 1 to 32768. */
+export function openPackedLayout(memory: GuestMemory, layout: QueueLayout): PackedWindows | undefined {
+  const { size, descriptorAddress, driverAddress, deviceAddress } = layout;
+  if (!Number.isInteger(size) || size < 1 || size > QUEUE_SIZE_LIMIT) return undefined;
+  const windows = openParts(memory, [
+    { address: descriptorAddress, length: DESCRIPTOR_BYTES * size, alignment: 16 },
+    { address: driverAddress, length: EVENT_BYTES, alignment: 4 },
+    { address: deviceAddress, length: EVENT_BYTES, alignment: 4 },
+  ]);
+  return windows && { ring: windows[0], driverEvents: windows[1], deviceEvents: windows[2] };
+}
+
+interface Part {
+  readonly address: number;
+  readonly length: number;
+  readonly alignment: number;
+}
+
+function openParts(
+  memory: GuestMemory,
+  parts: readonly [Part, Part, Part],
+): readonly [GuestWindow, GuestWindow, GuestWindow] | undefined {
+  if (parts.some(({ address, alignment }) => address % alignment !== 0)) return undefined;
+  const [first, second, third] = parts.map(({ address, length }) => memory.window(address, length));
+  if (first === undefined || second === undefined || third === undefined) return undefined;
   const ordered = [...parts].sort((a, b) => a.address - b.address);
   const overlap = ordered.some((part, index) => {
     const next = ordered[index + 1];
     return next !== undefined && part.address + part.length > next.address;
   });
-  return overlap ? undefined : { descriptors, available, used };
+  return overlap ? undefined : [first, second, third];
 }

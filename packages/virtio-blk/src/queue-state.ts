@@ -5,8 +5,9 @@
  * in flight any more, so "stopped" means "even and acknowledged, or served by nobody".
  */
 import { assert, BlockError } from "@spindle/base";
+import { QUEUE_FAULTS, type QueueFault } from "./queue-fault.ts";
 import type { QueueLayout } from "./queue-layout.ts";
-import { QUEUE_FAULTS, type QueueFault, type QueuePosition } from "./split-queue.ts";
+import type { QueuePosition } from "./virtqueue.ts";
 
 /** Words that one queue takes. */
 export const QUEUE_STATE_WORDS = 16;
@@ -80,12 +81,12 @@ export class QueueState {
     return Atomics.load(this.#words, ACKNOWLEDGED) === epoch || this.server === undefined;
   }
 
-  /** Lets the queue run from its beginning. Only while it is stopped. */
-  enable(): void {
+  /** Lets the queue run from `position` on. Only while it is stopped. */
+  enable(position: QueuePosition): void {
     assert(this.stopped, "a queue is enabled only while it is stopped");
     Atomics.store(this.#words, FAULT, 0);
-    Atomics.store(this.#words, NEXT_AVAILABLE, 0);
-    Atomics.store(this.#words, NEXT_USED, 0);
+    Atomics.store(this.#words, NEXT_AVAILABLE, position.nextAvailable);
+    Atomics.store(this.#words, NEXT_USED, position.nextUsed);
     Atomics.add(this.#words, EPOCH, 1);
   }
 

@@ -36,6 +36,8 @@ export interface Segments {
 /** A request in private memory, but for its data, which stays in guest memory. */
 export class Request {
   readonly head: number;
+  /** Descriptors of a packed ring that the chain takes. */
+  readonly slots: number;
   readonly type: number;
   /** In units of 512 bytes. Above 2^53 it is rounded, and beyond every disk. */
   readonly sector: number;
@@ -51,6 +53,7 @@ export class Request {
     content: { type: number; sector: number; data: IoVector; segments: Segments | undefined },
   ) {
     this.head = chain.head;
+    this.slots = chain.slots;
     this.type = content.type;
     this.sector = content.sector;
     this.data = content.data;

@@ -3,16 +3,18 @@
  * done goes back in batches with one decision about the interrupt for each.
  */
 import type { Runner } from "@spindle/base";
+import { CompletedChains } from "./completed-chains.ts";
 import { DescriptorChain } from "./descriptor-chain.ts";
 import type { VirtioBlkDevice } from "./device.ts";
 import type { DeviceState } from "./device-state.ts";
-import { VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC } from "./features.ts";
+import { ringFeatures } from "./features.ts";
 import type { GuestMemory } from "./guest-memory.ts";
+import { openVirtqueue } from "./open-virtqueue.ts";
 import { isEnabled, type QueueState } from "./queue-state.ts";
 import { type Request, RequestParser } from "./request.ts";
-import { SplitQueue } from "./split-queue.ts";
 import { startedCoroutine } from "./started-coroutine.ts";
 import { VIRTIO_BLK_S_IOERR } from "./status.ts";
+import type { Virtqueue } from "./virtqueue.ts";
 
 export interface ServedQueueOptions {
   readonly state: DeviceState;
@@ -34,13 +36,12 @@ export class ServedQueue {
   readonly #failed: (error: unknown) => void;
   readonly #parser: RequestParser;
   readonly #chain: DescriptorChain;
-  #ring: SplitQueue | undefined;
+  #ring: Virtqueue | undefined;
   #features = 0;
   /** The epoch that the ring and the requests in flight belong to; undefined before the first look. */
   #epoch: number | undefined;
   #inFlight = 0;
-  /** Heads and lengths, in turn, that are done and not yet on the used ring. */
-  readonly #completed: number[] = [];
+  #completed: CompletedChains = new CompletedChains(false);
 
   constructor(options: ServedQueueOptions) {
     this.#state = options.state;
@@ -55,16 +56,16 @@ export class ServedQueue {
 
   /** Whether nothing is in flight or waits to be given back. */
   get idle(): boolean {
-    return this.#inFlight === 0 && this.#completed.length === 0;
+    return this.#inFlight === 0 && !this.#completed.ready;
   }
 
   /** Whether `poll` would get something done. With `taking` false, new chains do not count. */
   hasWork(taking: boolean): boolean {
-    if (this.#completed.length > 0) return true;
-    if (this.#queue.epoch !== this.#epoch) return this.#inFlight === 0;
+    if (this.#stale) return this.#inFlight === 0;
+    if (this.#completed.ready) return true;
     if (!taking) return false;
     if (this.#ring === undefined) return this.#mayOpen();
-    return this.#inFlight < this.#ring.size && this.#ring.hasAvailable;
+    return this.#completed.outstanding < this.#ring.size && this.#ring.hasAvailable;
   }
 
   /** Gives back what is done, takes all new chains, and starts them. */
@@ -101,7 +102,7 @@ export class ServedQueue {
   #followEpoch(): void {
     const { epoch } = this.#queue;
     if (epoch === this.#epoch || this.#inFlight > 0) return;
-    this.#completed.length = 0;
+    this.#completed = new CompletedChains(false);
     this.#ring = undefined;
     this.#epoch = epoch;
     this.#queue.acknowledge(epoch);
@@ -110,72 +111,69 @@ export class ServedQueue {
   }
 
   #open(): void {
-    const { low } = this.#state.driverFeatures;
-    this.#features = low;
-    const features = {
-      eventIndex: (low & VIRTIO_F_EVENT_IDX) !== 0,
-      indirect: (low & VIRTIO_F_INDIRECT_DESC) !== 0,
-    };
-    this.#ring = SplitQueue.open(this.#memory, this.#queue.layout, features, this.#queue.position);
+    const negotiated = this.#state.driverFeatures;
+    const features = ringFeatures(negotiated);
+    this.#features = negotiated.low;
+    this.#completed = new CompletedChains(features.inOrder);
+    this.#ring = openVirtqueue(this.#memory, this.#queue.layout, features, this.#queue.position);
     if (this.#ring === undefined) this.#state.latch(this.#queue, "the rings are not valid guest memory");
   }
 
-  #takeAll(ring: SplitQueue): void {
+  #takeAll(ring: Virtqueue): void {
     if (ring.fault !== undefined) return;
     ring.suppressKicks();
     // The bound keeps a guest that offers chains it has not got back from piling up requests without end.
-    while (this.#inFlight + this.#completed.length / 2 < ring.size && ring.take(this.#chain)) this.#start(ring);
+    while (this.#completed.outstanding < ring.size && ring.take(this.#chain)) this.#start(ring);
     if (ring.fault !== undefined) this.#state.latch(this.#queue, ring.fault);
   }
 
-  #start(ring: SplitQueue): void {
+  #start(ring: Virtqueue): void {
     const parsed = this.#parser.parse(this.#chain);
-    if (parsed.kind === "request") this.#run(parsed.request);
-    else if (parsed.kind === "malformed") this.#complete(parsed.request, VIRTIO_BLK_S_IOERR);
-    else ring.latch("a chain has no byte for the status");
+    if (parsed.kind === "unanswerable") {
+      ring.latch("a chain has no byte for the status");
+      return;
+    }
+    const ticket = this.#completed.take();
+    if (parsed.kind === "request") this.#run(parsed.request, ticket);
+    else this.#complete(parsed.request, ticket, VIRTIO_BLK_S_IOERR);
   }
 
   /** Advances a request here and now; only when it has to wait does it go to the runner. */
-  #run(request: Request): void {
+  #run(request: Request, ticket: number): void {
     const co = this.#device.execute(request, this.#features);
     let step: ReturnType<typeof co.next>;
     try {
       step = co.next();
     } catch (error) {
-      this.#fail(request, error);
+      this.#fail(request, ticket, error);
       return;
     }
     if (step.done === true) {
-      this.#complete(request, step.value);
+      this.#complete(request, ticket, step.value);
       return;
     }
     this.#inFlight += 1;
     this.#runner.spawn(startedCoroutine(co, step.value), (error, status) => {
       this.#inFlight -= 1;
-      if (status === undefined) this.#fail(request, error);
-      else this.#complete(request, status);
+      if (status === undefined) this.#fail(request, ticket, error);
+      else this.#complete(request, ticket, status);
     });
   }
 
-  #fail(request: Request, error: unknown): void {
-    this.#complete(request, VIRTIO_BLK_S_IOERR);
+  #fail(request: Request, ticket: number, error: unknown): void {
+    this.#complete(request, ticket, VIRTIO_BLK_S_IOERR);
     this.#failed(error);
   }
 
-  #complete(request: Request, status: number): void {
+  #complete(request: Request, ticket: number, status: number): void {
     if (this.#stale) return;
     const length = request.complete(status, this.#device.bytesWritten(request, status));
-    this.#completed.push(request.head, length);
+    this.#completed.complete(ticket, request.head, length, request.slots);
   }
 
   #deliver(): void {
-    if (this.#completed.length === 0) return;
     const ring = this.#ring;
-    if (ring !== undefined && !this.#stale) {
-      for (let index = 0; index < this.#completed.length; index += 2)
-        ring.put(this.#completed[index] as number, this.#completed[index + 1] as number);
-      if (ring.publish()) this.#state.interrupt(this.#queue);
-    }
-    this.#completed.length = 0;
+    if (ring === undefined || this.#stale || !this.#completed.ready) return;
+    if (this.#completed.deliver(ring)) this.#state.interrupt(this.#queue);
   }
 }

@@ -5,12 +5,14 @@
  */
 import type { DescriptorChain } from "./descriptor-chain.ts";
 import type { GuestMemory, GuestWindow } from "./guest-memory.ts";
+import type { QueueFault } from "./queue-fault.ts";
 import {
   availEventOffset,
   DESCRIPTOR_BYTES,
   INDEX_OFFSET,
   openQueueLayout,
   type QueueLayout,
+  type QueueWindows,
   RING_OFFSET,
   USED_ELEMENT_BYTES,
   usedEventOffset,
@@ -20,38 +22,9 @@ import {
   VIRTQ_DESC_F_WRITE,
   VIRTQ_USED_F_NO_NOTIFY,
 } from "./queue-layout.ts";
+import { eventReached, firstPosition, type QueuePosition, type RingFeatures, type Virtqueue } from "./virtqueue.ts";
 
-/** Why a queue was latched as broken, in an order that is the same on every thread. */
-export const QUEUE_FAULTS = [
-  "the rings are not valid guest memory",
-  "the available index moved by more than the queue's size",
-  "a chain's head is outside of the descriptor table",
-  "a chain's next is outside of its table",
-  "a chain is longer than its table or the device's limit, or loops",
-  "a chain describes more than 2^32 bytes",
-  "a device-readable buffer follows a device-writable one",
-  "an indirect descriptor without the feature, inside a table, or with a next",
-  "an indirect table is empty, not a multiple of 16 bytes, or not in memory",
-  "a chain has no byte for the status",
-] as const;
-
-export type QueueFault = (typeof QUEUE_FAULTS)[number];
-
-/** What the driver negotiated, as far as the rings are concerned. */
-export interface RingFeatures {
-  readonly eventIndex: boolean;
-  readonly indirect: boolean;
-}
-
-/** How far a queue has got: free-running 16-bit indices. */
-export interface QueuePosition {
-  readonly nextAvailable: number;
-  readonly nextUsed: number;
-}
-
-const LARGEST_CHAIN_BYTES = 2 ** 32;
-
-export class SplitQueue {
+export class SplitQueue implements Virtqueue {
   readonly size: number;
   readonly #memory: GuestMemory;
   readonly #features: RingFeatures;
@@ -73,7 +46,7 @@ export class SplitQueue {
     layout: QueueLayout,
     features: RingFeatures,
     position: QueuePosition,
-    windows: { descriptors: GuestWindow; available: GuestWindow; used: GuestWindow },
+    windows: QueueWindows,
   ) {
     this.#memory = memory;
     this.size = layout.size;
@@ -92,13 +65,12 @@ export class SplitQueue {
     memory: GuestMemory,
     layout: QueueLayout,
     features: RingFeatures,
-    position: QueuePosition = { nextAvailable: 0, nextUsed: 0 },
+    position: QueuePosition = firstPosition(false),
   ): SplitQueue | undefined {
     const windows = openQueueLayout(memory, layout);
     return windows === undefined ? undefined : new SplitQueue(memory, layout, features, position, windows);
   }
 
-  /** Why the queue is broken; nothing more is taken from it then. */
   get fault(): QueueFault | undefined {
     return this.#fault;
   }
@@ -107,17 +79,14 @@ export class SplitQueue {
     return { nextAvailable: this.#nextAvailable, nextUsed: this.#nextUsed };
   }
 
-  /** Whether the driver has made something available that was not taken yet. */
   get hasAvailable(): boolean {
     return this.#fault === undefined && this.#available.loadU16(INDEX_OFFSET) !== this.#nextAvailable;
   }
 
-  /** Marks the queue as broken. The first reason stays. */
   latch(fault: QueueFault): void {
     this.#fault ??= fault;
   }
 
-  /** Takes the next chain into `chain`. False when there is none, or when the queue is (now) broken. */
   take(chain: DescriptorChain): boolean {
     if (this.#fault !== undefined || !this.#refill()) return false;
     const entry = this.#nextAvailable & (this.size - 1);
@@ -128,7 +97,6 @@ export class SplitQueue {
     return this.#walk(this.#descriptors, this.size, head, chain, false);
   }
 
-  /** Puts a chain on the used ring with the bytes written to it. The driver sees it after `publish`. */
   put(head: number, length: number): void {
     const element = RING_OFFSET + USED_ELEMENT_BYTES * (this.#nextUsed & (this.size - 1));
     this.#used.setU32(element, head);
@@ -136,7 +104,6 @@ export class SplitQueue {
     this.#nextUsed = (this.#nextUsed + 1) & 0xffff;
   }
 
-  /** Shows the driver all that was put. @returns whether it wants an interrupt for it. */
   publish(): boolean {
     const before = this.#publishedUsed;
     const after = this.#nextUsed;
@@ -149,13 +116,11 @@ export class SplitQueue {
     return eventReached(this.#available.loadU16(usedEventOffset(this.size)), after, before);
   }
 
-  /** Asks for kicks. Look at `hasAvailable` *afterwards*, and only then sleep. */
   requestKicks(): void {
     if (this.#features.eventIndex) this.#used.storeU16(availEventOffset(this.size), this.#nextAvailable);
     else this.#used.storeU16(0, 0);
   }
 
-  /** Advises the driver that kicks are not needed while the queue is being worked on. */
   suppressKicks(): void {
     // With the event index the old event suffices: it was passed, and is not met again for 65,536 entries.
     if (!this.#features.eventIndex) this.#used.storeU16(0, VIRTQ_USED_F_NO_NOTIFY);
@@ -173,7 +138,9 @@ export class SplitQueue {
 
   #walk(table: GuestWindow, entries: number, first: number, chain: DescriptorChain, indirect: boolean): boolean {
     let index = first;
-    for (let step = 0; step < entries; step++) {
+    // A table may be as large as the guest's memory, but a chain of empty buffers is not followed for ever.
+    const steps = Math.min(entries, chain.capacity);
+    for (let step = 0; step < steps; step++) {
       const base = index * DESCRIPTOR_BYTES;
       const low = table.u32(base);
       const high = table.u32(base + 4);
@@ -185,7 +152,8 @@ export class SplitQueue {
         if (refused) return this.#refuse("an indirect descriptor without the feature, inside a table, or with a next");
         return this.#walkIndirect(address, length, chain);
       }
-      if (!this.#append(chain, address, length, (flagsAndNext & VIRTQ_DESC_F_WRITE) !== 0)) return false;
+      const refused = chain.append(address, length, (flagsAndNext & VIRTQ_DESC_F_WRITE) !== 0);
+      if (refused !== undefined) return this.#refuse(refused);
       if ((flagsAndNext & VIRTQ_DESC_F_NEXT) === 0) return true;
       index = flagsAndNext >>> 16;
       if (index >= entries) return this.#refuse("a chain's next is outside of its table");
@@ -201,25 +169,8 @@ export class SplitQueue {
     return this.#walk(table, length / DESCRIPTOR_BYTES, 0, chain, true);
   }
 
-  #append(chain: DescriptorChain, address: number, length: number, writable: boolean): boolean {
-    if (length === 0) return true;
-    if (!writable && chain.count > chain.readableCount)
-      return this.#refuse("a device-readable buffer follows a device-writable one");
-    if (chain.count === chain.capacity)
-      return this.#refuse("a chain is longer than its table or the device's limit, or loops");
-    if (chain.readableLength + chain.writableLength + length > LARGEST_CHAIN_BYTES)
-      return this.#refuse("a chain describes more than 2^32 bytes");
-    chain.append(address, length, writable);
-    return true;
-  }
-
   #refuse(fault: QueueFault): false {
     this.latch(fault);
     return false;
   }
-}
-
-/** Whether a free-running index passed `event` when it moved from `before` to `after` (virtio 1.2 §2.7.7.2). */
-export function eventReached(event: number, after: number, before: number): boolean {
-  return ((after - event - 1) & 0xffff) < ((after - before) & 0xffff);
 }

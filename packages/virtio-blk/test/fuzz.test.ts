@@ -5,7 +5,7 @@
 import { SeededRandom } from "@spindle/base";
 import { expect, test } from "vitest";
 import { DeviceState } from "../src/device-state.ts";
-import type { DriverRing } from "../src/driver/driver-ring.ts";
+import type { SplitDriverRing } from "../src/driver/split-driver-ring.ts";
 import { VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC } from "../src/features.ts";
 import { OneThread } from "./one-thread.ts";
 
@@ -25,7 +25,7 @@ function address(random: SeededRandom, guest: OneThread): bigint {
   return random.pick([0n, 2n ** 32n, 2n ** 53n, 2n ** 63n, 2n ** 64n - 16n, 2n ** 64n - 1n]) + BigInt(random.below(2));
 }
 
-function scribbleDescriptors(random: SeededRandom, guest: OneThread, ring: DriverRing): void {
+function scribbleDescriptors(random: SeededRandom, guest: OneThread, ring: SplitDriverRing): void {
   for (let count = 1 + random.below(8); count > 0; count--) {
     ring.setDescriptor(random.below(QUEUE_SIZE), {
       address: address(random, guest) % 2n ** 64n,
@@ -37,7 +37,7 @@ function scribbleDescriptors(random: SeededRandom, guest: OneThread, ring: Drive
 }
 
 /** A request that could be right, with one thing wrong now and then. */
-function plausible(random: SeededRandom, guest: OneThread, ring: DriverRing): number {
+function plausible(random: SeededRandom, guest: OneThread, ring: SplitDriverRing): number {
   const head = random.below(QUEUE_SIZE - 3);
   const type = random.pick([0, 1, 4, 8, 11, 13, random.below(32)]);
   const header = guest.spare + 16 * random.below(64);

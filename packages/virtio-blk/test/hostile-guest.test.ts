@@ -4,11 +4,12 @@
  */
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { DeviceState } from "../src/device-state.ts";
-import type { Descriptor, DriverRing } from "../src/driver/driver-ring.ts";
+import type { Descriptor } from "../src/driver/driver-ring.ts";
+import type { SplitDriverRing } from "../src/driver/split-driver-ring.ts";
 import { VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC } from "../src/features.ts";
 import { GuestMemory } from "../src/guest-memory.ts";
+import type { QueueFault } from "../src/queue-fault.ts";
 import * as mmio from "../src/registers.ts";
-import type { QueueFault } from "../src/split-queue.ts";
 import { OneThread, pattern, SPARE_BYTES } from "./one-thread.ts";
 
 const NEXT = 1;
@@ -17,7 +18,7 @@ const INDIRECT = 4;
 const SIZE = 16;
 
 let guest: OneThread;
-let ring: DriverRing;
+let ring: SplitDriverRing;
 let state: DeviceState;
 
 function begin(refused = 0): void {

@@ -2,10 +2,11 @@
 import { SyncRunner } from "@spindle/base";
 import { type Thread, ThreadTable } from "@spindle/shared-memory";
 import { createVirtioBlk, type VirtioBlkHandle, type VirtioBlkOptions } from "../src/device-state.ts";
-import { DriverRing } from "../src/driver/driver-ring.ts";
 import { type GuestHandle, type GuestQueuePlan, planGuest, startGuest } from "../src/driver/guest-driver.ts";
 import { GuestQueue } from "../src/driver/guest-queue.ts";
-import { VIRTIO_F_EVENT_IDX } from "../src/features.ts";
+import { PackedDriverRing } from "../src/driver/packed-driver-ring.ts";
+import { SplitDriverRing } from "../src/driver/split-driver-ring.ts";
+import { ringFeatures } from "../src/features.ts";
 import { GuestMemory, type GuestMemoryHandle } from "../src/guest-memory.ts";
 import { MmioTransport } from "../src/mmio.ts";
 import { QueueServer } from "../src/queue-worker.ts";
@@ -90,7 +91,7 @@ export class OneThread {
 
   /** Resets the device and brings it up. */
   start(refused: number = this.#refused): void {
-    this.guest = this.runner.run(startGuest(this.registers, this.device, this.plans, refused));
+    this.guest = this.runner.run(startGuest(this.registers, this.device, this.plans, { low: refused }));
   }
 
   /** Lets everything go on that can. */
@@ -102,9 +103,14 @@ export class OneThread {
     return new GuestQueue(this.guest, index, this.thread);
   }
 
-  ring(index = 0): DriverRing {
+  ring(index = 0): SplitDriverRing {
     const plan = this.plans[index] as GuestQueuePlan;
-    return new DriverRing(this.memory, plan.layout, (this.guest.features.low & VIRTIO_F_EVENT_IDX) !== 0);
+    return new SplitDriverRing(this.memory, plan.layout, ringFeatures(this.guest.features));
+  }
+
+  packedRing(index = 0): PackedDriverRing {
+    const plan = this.plans[index] as GuestQueuePlan;
+    return new PackedDriverRing(this.memory, plan.layout, ringFeatures(this.guest.features));
   }
 
   bytes(address: number, length: number): Uint8Array {

@@ -14,14 +14,27 @@ import * as mmio from "../src/registers.ts";
 import { MemoryDisk } from "./memory-disk.ts";
 import { OneThread, pattern } from "./one-thread.ts";
 
-describe.each([
+const RINGS = [
+  ["split rings", {}],
+  ["packed rings", { packed: true }],
+  ["split rings in order", { inOrder: true }],
+  ["packed rings in order", { packed: true, inOrder: true }],
+] as const;
+
+const REFUSED = [
   ["all features", 0],
   ["no event index", VIRTIO_F_EVENT_IDX],
   ["no indirect descriptors", VIRTIO_F_INDIRECT_DESC],
   ["neither", VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT_DESC],
-])("with %s", (_, refused) => {
+] as const;
+
+const FORMS = RINGS.flatMap(([rings, device]) =>
+  REFUSED.map(([features, refused]) => [rings, features, device, refused] as const),
+);
+
+describe.each(FORMS)("with %s and %s", (_, __, device, refused) => {
   test("a guest reads what it wrote, at full depth and over several queues", () => {
-    const guest = new OneThread({ queueCount: 3, queueSize: 8, refused });
+    const guest = new OneThread({ queueCount: 3, queueSize: 8, refused, device });
     const queues = [0, 1, 2].map((index) => guest.queue(index));
     // The used and available indices of each queue wrap at 65,536 in the first case.
     const rounds = refused === 0 ? 4200 : 100;
@@ -36,16 +49,16 @@ describe.each([
       }
     };
     guest.runner.run(
-      join(queues.flatMap((queue, index) => Array.from({ length: 8 }, (__, place) => user(queue, index * 8 + place)))),
+      join(queues.flatMap((queue, index) => Array.from({ length: 8 }, (___, place) => user(queue, index * 8 + place)))),
     );
     expect(guest.served).toBeUndefined();
   });
 
   test("requests that wait end in any order, and all of them end", () => {
-    const guest = new OneThread({ queueSize: 32, refused });
+    const guest = new OneThread({ queueSize: 32, refused, device });
     const queue = guest.queue();
     guest.disk.open = false;
-    const slots = Array.from({ length: queue.depth }, (__, index) =>
+    const slots = Array.from({ length: queue.depth }, (___, index) =>
       queue.submit({ type: 0, offset: index * 512, length: 512 }),
     );
     expect(queue.submit({ type: 4 })).toBe(-1);
@@ -56,6 +69,65 @@ describe.each([
     guest.poll();
     expect(queue.collect()).toBe(queue.depth);
     expect(slots.map((slot) => queue.finish(slot))).toEqual(slots.map(() => 0));
+  });
+});
+
+/** A disk whose reads end when they are told to, in any order. */
+function readsOnDemand(guest: OneThread): Map<number, () => void> {
+  const pending = new Map<number, () => void>();
+  guest.disk.read = function* (offset) {
+    let ended = false;
+    pending.set(offset / 512, () => {
+      ended = true;
+    });
+    yield* until(() => ended);
+  };
+  return pending;
+}
+
+describe.each(RINGS)("on %s", (_, device) => {
+  test("requests come back in the order in which they end, or with IN_ORDER in that in which they came", () => {
+    const guest = new OneThread({ queueSize: 8, device });
+    const pending = readsOnDemand(guest);
+    const queue = guest.queue();
+    const inOrder = "inOrder" in device;
+    for (let round = 0; round < 50; round++) {
+      const slots = Array.from({ length: 8 }, (__, index) =>
+        queue.submit({ type: 0, offset: index * 512, length: 512 }),
+      );
+      queue.commit();
+      guest.poll();
+      const done: number[] = [];
+      for (const index of [3, 1, 0, 2, 7, 6, 5, 4]) {
+        pending.get(index)?.();
+        guest.poll();
+        queue.collect();
+        done.push(slots.filter((slot) => queue.ended(slot)).length);
+      }
+      expect(done).toEqual(inOrder ? [0, 0, 2, 4, 4, 4, 4, 8] : [1, 2, 3, 4, 5, 6, 7, 8]);
+      expect(slots.map((slot) => queue.finish(slot))).toEqual(slots.map(() => 0));
+    }
+  });
+
+  test("a server goes on where another one stopped, and a reset begins anew", () => {
+    const guest = new OneThread({ queueSize: 8, device });
+    for (let round = 0; round < 60; round++) {
+      const queue = guest.queue();
+      for (let stop = 0; stop < 5; stop++) {
+        for (let count = 0; count <= (round + stop) % 8; count++) guest.runner.run(queue.flush());
+        guest.stopping = true;
+        guest.poll();
+        expect(guest.served).toEqual({ error: undefined });
+        guest.serve();
+      }
+      guest.disk.open = false;
+      for (let count = 0; count < round % 8; count++) queue.submit({ type: 4 });
+      queue.commit();
+      guest.poll();
+      guest.registers.write(mmio.VIRTIO_MMIO_STATUS, 0);
+      guest.disk.open = true;
+      guest.start();
+    }
   });
 });
 

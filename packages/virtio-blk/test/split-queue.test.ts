@@ -1,17 +1,22 @@
 /** The device's side of the ring against the driver's, without a device: virtio 1.2 §2.7. */
 import { describe, expect, test } from "vitest";
 import { DescriptorChain } from "../src/descriptor-chain.ts";
-import { DriverRing } from "../src/driver/driver-ring.ts";
 import { planGuest } from "../src/driver/guest-driver.ts";
+import { SplitDriverRing } from "../src/driver/split-driver-ring.ts";
 import { GuestMemory } from "../src/guest-memory.ts";
-import { eventReached, SplitQueue } from "../src/split-queue.ts";
+import { SplitQueue } from "../src/split-queue.ts";
+import { eventReached } from "../src/virtqueue.ts";
 
-function rings(size: number, eventIndex: boolean): { driver: DriverRing; device: SplitQueue; chain: DescriptorChain } {
+function rings(
+  size: number,
+  eventIndex: boolean,
+): { driver: SplitDriverRing; device: SplitQueue; chain: DescriptorChain } {
   const { queues, length } = planGuest({ queueSize: size, dataBytes: 4096 });
   const memory = new GuestMemory(GuestMemory.create(length));
   const layout = (queues[0] as (typeof queues)[0]).layout;
-  const device = SplitQueue.open(memory, layout, { eventIndex, indirect: true }) as SplitQueue;
-  return { driver: new DriverRing(memory, layout, eventIndex), device, chain: new DescriptorChain(size) };
+  const features = { packed: false, eventIndex, indirect: true, inOrder: false };
+  const device = SplitQueue.open(memory, layout, features) as SplitQueue;
+  return { driver: new SplitDriverRing(memory, layout, features), device, chain: new DescriptorChain(size) };
 }
 
 describe.each([false, true])("with the event index %s", (eventIndex) => {
@@ -109,8 +114,8 @@ test("a queue goes on where another server left it", () => {
   const { queues, length } = planGuest({ queueSize: 4, dataBytes: 4096 });
   const memory = new GuestMemory(GuestMemory.create(length));
   const layout = (queues[0] as (typeof queues)[0]).layout;
-  const features = { eventIndex: true, indirect: true };
-  const driver = new DriverRing(memory, layout, true);
+  const features = { packed: false, eventIndex: true, indirect: true, inOrder: false };
+  const driver = new SplitDriverRing(memory, layout, features);
   const chain = new DescriptorChain(4);
   for (let index = 0; index < 4; index++) driver.setDescriptor(index, { address: 0, length: 1 });
   let position = { nextAvailable: 0, nextUsed: 0 };

@@ -44,7 +44,14 @@ interface Machine {
   readonly thread: Thread;
 }
 
-function machine(options: { queueCount: number; queueSize: number; dataBytes: number }): Machine {
+interface MachineOptions {
+  readonly queueCount: number;
+  readonly queueSize: number;
+  readonly dataBytes: number;
+  readonly packed?: boolean;
+}
+
+function machine(options: MachineOptions): Machine {
   const plan = planGuest(options);
   const threads = ThreadTable.create();
   const thread = new ThreadTable(threads).attach();
@@ -54,6 +61,7 @@ function machine(options: { queueCount: number; queueSize: number; dataBytes: nu
     threads,
     diskLength: disk.byteLength,
     queueCount: options.queueCount,
+    packed: options.packed === true,
   });
   const runner = new SyncRunner({ now: () => performance.now() }, thread);
   return { device, disk, queues: plan.queues, registers: new MmioTransport(device), runner, thread };
@@ -74,55 +82,68 @@ function runGuest(guest: GuestHandle, options: Omit<GuestThreadData, "guest">): 
   return once(worker, "message");
 }
 
-test("two guest threads at depth 32 over four queues and two queue workers read what they wrote", async () => {
-  const built = machine({ queueCount: 4, queueSize: 32, dataBytes: 4096 });
-  await serve(built, [0, 2]);
-  await serve(built, [1, 3], 200);
-  const guest = built.runner.run(startGuest(built.registers, built.device, built.queues));
-  const common = { depth: 32, rounds: 200, bytes: 4096, delay: 0 };
-  await Promise.all([0, 1].map((queue) => runGuest(guest, { ...common, queue, seed: queue })));
-  await Promise.all([2, 3].map((queue) => runGuest(guest, { ...common, queue, seed: queue })));
-});
+const BOTH = [
+  ["split", false],
+  ["packed", true],
+] as const;
 
-test.each([
+test.each(BOTH)(
+  "two guest threads at depth 32 over four %s queues and two workers read what they wrote",
+  async (_, packed) => {
+    const built = machine({ queueCount: 4, queueSize: 32, dataBytes: 4096, packed });
+    await serve(built, [0, 2]);
+    await serve(built, [1, 3], 200);
+    const guest = built.runner.run(startGuest(built.registers, built.device, built.queues));
+    const common = { depth: 32, rounds: 200, bytes: 4096, delay: 0 };
+    await Promise.all([0, 1].map((queue) => runGuest(guest, { ...common, queue, seed: queue })));
+    await Promise.all([2, 3].map((queue) => runGuest(guest, { ...common, queue, seed: queue })));
+  },
+);
+
+const EVENTS = [
   ["the event index", 0, 1],
   ["the event index and two requests at a time", 0, 2],
   ["flags", VIRTIO_F_EVENT_IDX, 1],
-])(
-  "with %s no kick and no interrupt is lost, however the threads meet",
-  async (_, refused, depth) => {
-    const built = machine({ queueCount: 1, queueSize: 4, dataBytes: 4096 });
+] as const;
+
+test.each(BOTH.flatMap(([form, packed]) => EVENTS.map((events) => [form, ...events, packed] as const)))(
+  "on a %s queue with %s no kick and no interrupt is lost, however the threads meet",
+  async (_, __, refused, depth, packed) => {
+    const built = machine({ queueCount: 1, queueSize: 4, dataBytes: 4096, packed });
     await serve(built, [0]);
-    const guest = built.runner.run(startGuest(built.registers, built.device, built.queues, refused));
+    const guest = built.runner.run(startGuest(built.registers, built.device, built.queues, { low: refused }));
     // A lost notification leaves both threads asleep for ever: the test's time limit is the oracle.
     await runGuest(guest, { queue: 0, depth, rounds: 12_000, bytes: 512, seed: 1, delay: 3000 });
   },
   30_000,
 );
 
-test("a reset from another thread is over when the worker has let go, and memory is the guest's again", async () => {
-  const built = machine({ queueCount: 2, queueSize: 32, dataBytes: 4096 });
-  await serve(built, [0, 1], 0, 200);
-  const memory = new GuestMemory(built.device.memory);
-  const views: Uint8Array[] = [];
-  const { byteLength } = built.device.memory.regions[0]!.memory;
-  memory.translate(0, byteLength, views);
-  const all = views[0] as Uint8Array;
-  const untouched = new Uint8Array(byteLength).fill(0x55);
-  for (let round = 0; round < 60; round++) {
-    const guest = built.runner.run(startGuest(built.registers, built.device, built.queues));
-    for (const index of [0, 1]) {
-      const queue = new GuestQueue(guest, index, built.thread);
-      while (queue.submit({ type: 0, length: 4096 }) >= 0);
-      queue.commit();
+test.each(BOTH)(
+  "a reset of %s queues from another thread is over when the worker has let go of memory",
+  async (_, packed) => {
+    const built = machine({ queueCount: 2, queueSize: 32, dataBytes: 4096, packed });
+    await serve(built, [0, 1], 0, 200);
+    const memory = new GuestMemory(built.device.memory);
+    const views: Uint8Array[] = [];
+    const { byteLength } = built.device.memory.regions[0]!.memory;
+    memory.translate(0, byteLength, views);
+    const all = views[0] as Uint8Array;
+    const untouched = new Uint8Array(byteLength).fill(0x55);
+    for (let round = 0; round < 60; round++) {
+      const guest = built.runner.run(startGuest(built.registers, built.device, built.queues));
+      for (const index of [0, 1]) {
+        const queue = new GuestQueue(guest, index, built.thread);
+        while (queue.submit({ type: 0, length: 4096 }) >= 0);
+        queue.commit();
+      }
+      for (let turn = 0; turn < round * 500; turn++) Atomics.load(new Int32Array(4), 0);
+      built.runner.run(resetDevice(built.registers));
+      all.fill(0x55);
+      for (let turn = 0; turn < 20_000; turn++) Atomics.load(new Int32Array(4), 0);
+      expect(Buffer.compare(all, untouched)).toBe(0);
     }
-    for (let turn = 0; turn < round * 500; turn++) Atomics.load(new Int32Array(4), 0);
-    built.runner.run(resetDevice(built.registers));
-    all.fill(0x55);
-    for (let turn = 0; turn < 20_000; turn++) Atomics.load(new Int32Array(4), 0);
-    expect(Buffer.compare(all, untouched)).toBe(0);
-  }
-});
+  },
+);
 
 test("a thread that changes descriptors, rings and headers under the device breaks nothing but its own queue", async () => {
   const guest = new OneThread({ queueSize: 16 });

@@ -10,7 +10,7 @@ import {
   VIRTIO_CONFIG_S_FEATURES_OK,
   type VirtioBlkHandle,
 } from "../device-state.ts";
-import type { FeatureBits } from "../features.ts";
+import { type FeatureBits, ringFeatures } from "../features.ts";
 import { GuestMemory } from "../guest-memory.ts";
 import { availEventOffset, DESCRIPTOR_BYTES, type QueueLayout, usedEventOffset } from "../queue-layout.ts";
 import * as mmio from "../registers.ts";
@@ -76,14 +76,14 @@ export function planGuest(options: GuestPlanOptions = {}): { queues: GuestQueueP
 
 /**
  * Resets the device and brings it up with the given queues.
- * @param refused feature bits 0 to 31 that the driver does without; it takes everything else that is offered
+ * @param refused features that the driver does without; it takes everything else that is offered
  * @throws {BlockError} ENOTSUP when there is no such device, EINVAL when it refuses the features or a queue.
  */
 export function* startGuest(
   registers: mmio.Registers,
   device: VirtioBlkHandle,
   queues: readonly GuestQueuePlan[],
-  refused = 0,
+  refused: Partial<FeatureBits> = {},
 ): Co<GuestHandle> {
   const found =
     registers.read(mmio.VIRTIO_MMIO_MAGIC_VALUE) === mmio.VIRTIO_MMIO_MAGIC &&
@@ -95,7 +95,8 @@ export function* startGuest(
   addStatus(registers, VIRTIO_CONFIG_S_DRIVER);
   const features = negotiate(registers, refused);
   const memory = new GuestMemory(device.memory);
-  for (const queue of queues) setUpQueue(registers, memory, queue);
+  const { packed } = ringFeatures(features);
+  for (const queue of queues) setUpQueue(registers, memory, queue, packed);
   addStatus(registers, VIRTIO_CONFIG_S_DRIVER_OK);
   return { device, features, queues };
 }
@@ -121,11 +122,11 @@ function addStatus(registers: mmio.Registers, bit: number): void {
   registers.write(mmio.VIRTIO_MMIO_STATUS, registers.read(mmio.VIRTIO_MMIO_STATUS) | bit);
 }
 
-function negotiate(registers: mmio.Registers, refused: number): FeatureBits {
+function negotiate(registers: mmio.Registers, refused: Partial<FeatureBits>): FeatureBits {
   registers.write(mmio.VIRTIO_MMIO_DEVICE_FEATURES_SEL, 0);
-  const low = (registers.read(mmio.VIRTIO_MMIO_DEVICE_FEATURES) & ~refused) >>> 0;
+  const low = (registers.read(mmio.VIRTIO_MMIO_DEVICE_FEATURES) & ~(refused.low ?? 0)) >>> 0;
   registers.write(mmio.VIRTIO_MMIO_DEVICE_FEATURES_SEL, 1);
-  const high = registers.read(mmio.VIRTIO_MMIO_DEVICE_FEATURES);
+  const high = (registers.read(mmio.VIRTIO_MMIO_DEVICE_FEATURES) & ~(refused.high ?? 0)) >>> 0;
   registers.write(mmio.VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
   registers.write(mmio.VIRTIO_MMIO_DRIVER_FEATURES, low);
   registers.write(mmio.VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
@@ -136,8 +137,9 @@ function negotiate(registers: mmio.Registers, refused: number): FeatureBits {
   return { low, high };
 }
 
-function setUpQueue(registers: mmio.Registers, memory: GuestMemory, queue: GuestQueuePlan): void {
+function setUpQueue(registers: mmio.Registers, memory: GuestMemory, queue: GuestQueuePlan, packed: boolean): void {
   const { size, descriptorAddress, driverAddress, deviceAddress } = queue.layout;
+  if (packed) clearMemory(memory, descriptorAddress, DESCRIPTOR_BYTES * size);
   clearMemory(memory, driverAddress, usedEventOffset(size) + 2);
   clearMemory(memory, deviceAddress, availEventOffset(size) + 2);
   registers.write(mmio.VIRTIO_MMIO_QUEUE_SEL, queue.index);

@@ -5,10 +5,10 @@
 import { assert, BlockError, type Co, type Condition, SECTOR_SIZE } from "@spindle/base";
 import { DEVICE_ID_BYTES } from "../device.ts";
 import { DeviceState, VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET } from "../device-state.ts";
-import { VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC } from "../features.ts";
+import { ringFeatures } from "../features.ts";
 import { GuestMemory, type GuestWindow } from "../guest-memory.ts";
 import { MmioTransport } from "../mmio.ts";
-import { DESCRIPTOR_BYTES, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE } from "../queue-layout.ts";
+import { DESCRIPTOR_BYTES, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_WRITE } from "../queue-layout.ts";
 import * as mmio from "../registers.ts";
 import {
   REQUEST_HEADER_BYTES,
@@ -22,13 +22,16 @@ import {
   VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 } from "../request.ts";
 import { errorOfStatus } from "../status.ts";
-import { DriverRing } from "./driver-ring.ts";
+import type { Descriptor, DriverRing } from "./driver-ring.ts";
 import { type GuestHandle, type GuestQueuePlan, SLOT_BYTES } from "./guest-driver.ts";
+import { PackedDriverRing } from "./packed-driver-ring.ts";
+import { SplitDriverRing } from "./split-driver-ring.ts";
 
-/** Places inside of a slot. */
+/** Places inside of a slot: the indirect tables of a request with data and of one without stand behind the rest. */
 const SEGMENT = REQUEST_HEADER_BYTES;
 const STATUS = 32;
 const TABLE = 48;
+const BARE_TABLE = 96;
 /** A request is a header, data, and a status. */
 const DESCRIPTORS_PER_REQUEST = 3;
 /** What the status byte holds until the device has written it. */
@@ -54,7 +57,9 @@ export class GuestQueue {
   readonly #indirect: boolean;
   readonly #interrupts: boolean;
   readonly #slots: GuestWindow[] = [];
-  readonly #tables: GuestWindow[] = [];
+  readonly #chains: SlotChains[] = [];
+  /** With VIRTIO_F_IN_ORDER, the slots in flight in the order in which they must come back. */
+  readonly #order: number[] | undefined;
   readonly #buffers: Uint8Array[] = [];
   readonly #free: number[] = [];
   readonly #done: Uint8Array;
@@ -68,9 +73,13 @@ export class GuestQueue {
     this.#plan = plan;
     this.#state = new DeviceState(guest.device);
     this.#registers = new MmioTransport(guest.device);
-    this.#indirect = (guest.features.low & VIRTIO_F_INDIRECT_DESC) !== 0;
+    const features = ringFeatures(guest.features);
+    this.#indirect = features.indirect;
+    this.#order = features.inOrder ? [] : undefined;
     const memory = new GuestMemory(guest.device.memory);
-    this.#ring = new DriverRing(memory, plan.layout, (guest.features.low & VIRTIO_F_EVENT_IDX) !== 0);
+    this.#ring = features.packed
+      ? new PackedDriverRing(memory, plan.layout, features)
+      : new SplitDriverRing(memory, plan.layout, features, features.indirect ? 1 : DESCRIPTORS_PER_REQUEST);
     this.depth = this.#indirect ? plan.layout.size : Math.floor(plan.layout.size / DESCRIPTORS_PER_REQUEST);
     this.#done = new Uint8Array(this.depth);
     this.#interrupts = thread !== undefined;
@@ -106,8 +115,9 @@ export class GuestQueue {
     let collected = 0;
     while (this.#ring.hasUsed) {
       for (let used = this.#ring.takeUsed(); used !== undefined; used = this.#ring.takeUsed()) {
-        const slot = this.#indirect ? used.id : used.id / DESCRIPTORS_PER_REQUEST;
+        const slot = used.id;
         assert(slot < this.depth && this.#done[slot] === 0, "the device used what it was not given");
+        assert(this.#order === undefined || this.#order.shift() === slot, "the device used out of order");
         this.#done[slot] = 1;
         collected += 1;
       }
@@ -230,57 +240,72 @@ export class GuestQueue {
       memory.setU32(SEGMENT + 12, unmap ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0);
     }
     const address = ranged ? this.#slotAddress(slot) + SEGMENT : this.#plan.dataAddress + slot * this.#plan.dataBytes;
-    this.#describeData(slot, address, ranged ? SEGMENT_BYTES : length, type);
-    this.#ring.offer(this.#indirect ? slot : slot * DESCRIPTORS_PER_REQUEST);
+    this.#order?.push(slot);
+    this.#ring.offerChain(slot, this.#describe(slot, address, ranged ? SEGMENT_BYTES : length, type));
   }
 
-  /** Sets the middle descriptor; without data the header's descriptor leads past it. */
-  #describeData(slot: number, address: number, length: number, type: number): void {
-    const table = this.#tables[slot] as GuestWindow;
-    const first = this.#firstDescriptor(slot);
-    table.setU16(14, length > 0 ? first + 1 : first + 2);
-    if (length === 0) return;
-    const writable = type === VIRTIO_BLK_T_IN || type === VIRTIO_BLK_T_GET_ID;
-    table.setU64(DESCRIPTOR_BYTES, address);
-    table.setU32(DESCRIPTOR_BYTES + 8, length);
-    table.setU16(DESCRIPTOR_BYTES + 12, VIRTQ_DESC_F_NEXT | (writable ? VIRTQ_DESC_F_WRITE : 0));
+  /** The chain of a request, with its data described. */
+  #describe(slot: number, address: number, length: number, type: number): readonly Descriptor[] {
+    const chains = this.#chains[slot] as SlotChains;
+    if (length === 0) return this.#indirect ? chains.bareTable : chains.bare;
+    const { data } = chains;
+    data.address = address;
+    data.length = length;
+    data.flags = type === VIRTIO_BLK_T_IN || type === VIRTIO_BLK_T_GET_ID ? VIRTQ_DESC_F_WRITE : 0;
+    if (!this.#indirect) return chains.whole;
+    this.#ring.writeTableEntry(chains.window, 1, data, false);
+    return chains.table;
   }
 
   /** Writes what stays the same for every request of a slot. */
   #prepareSlot(memory: GuestMemory, slot: number): void {
-    const { layout, dataAddress, dataBytes } = this.#plan;
+    const { dataAddress, dataBytes } = this.#plan;
     const address = this.#slotAddress(slot);
-    const tableAddress = this.#indirect
-      ? address + TABLE
-      : layout.descriptorAddress + slot * DESCRIPTORS_PER_REQUEST * DESCRIPTOR_BYTES;
-    const window = memory.window(address, SLOT_BYTES);
-    const table = memory.window(tableAddress, DESCRIPTORS_PER_REQUEST * DESCRIPTOR_BYTES);
+    const slotWindow = memory.window(address, SLOT_BYTES);
+    const window = memory.window(address + TABLE, DESCRIPTORS_PER_REQUEST * DESCRIPTOR_BYTES);
+    const bareWindow = memory.window(address + BARE_TABLE, SLOT_BYTES - BARE_TABLE);
     const views: Uint8Array[] = [];
     memory.translate(dataAddress + slot * dataBytes, dataBytes, views);
     const [buffer] = views;
-    assert(window && table && buffer?.length === dataBytes, "the guest's buffers are outside of its memory");
-    this.#slots.push(window);
-    this.#tables.push(table);
+    assert(slotWindow && window && bareWindow && buffer?.length === dataBytes, "the guest's buffers are not in memory");
+    this.#slots.push(slotWindow);
     this.#buffers.push(buffer);
-    const first = this.#firstDescriptor(slot);
-    table.setU64(0, address);
-    table.setU32(8, REQUEST_HEADER_BYTES);
-    table.setU16(12, VIRTQ_DESC_F_NEXT);
-    table.setU16(DESCRIPTOR_BYTES + 14, first + 2);
-    table.setU64(2 * DESCRIPTOR_BYTES, address + STATUS);
-    table.setU32(2 * DESCRIPTOR_BYTES + 8, 1);
-    table.setU16(2 * DESCRIPTOR_BYTES + 12, VIRTQ_DESC_F_WRITE);
+    const header = { address, length: REQUEST_HEADER_BYTES, flags: 0 };
+    const data = { address: 0, length: 0, flags: 0 };
+    const status = { address: address + STATUS, length: 1, flags: VIRTQ_DESC_F_WRITE };
+    const whole = [header, data, status];
+    const bare = [header, status];
+    this.#chains.push({
+      data,
+      whole,
+      bare,
+      window,
+      table: [indirect(address + TABLE, whole.length)],
+      bareTable: [indirect(address + BARE_TABLE, bare.length)],
+    });
     if (!this.#indirect) return;
-    const length = DESCRIPTORS_PER_REQUEST * DESCRIPTOR_BYTES;
-    this.#ring.setDescriptor(slot, { address: tableAddress, length, flags: VIRTQ_DESC_F_INDIRECT });
+    for (const [place, entry] of whole.entries()) this.#ring.writeTableEntry(window, place, entry, entry === status);
+    for (const [place, entry] of bare.entries()) this.#ring.writeTableEntry(bareWindow, place, entry, entry === status);
   }
 
   #slotAddress(slot: number): number {
     return this.#plan.slotsAddress + slot * SLOT_BYTES;
   }
+}
 
-  /** The number by which descriptors of the slot name each other. */
-  #firstDescriptor(slot: number): number {
-    return this.#indirect ? 0 : slot * DESCRIPTORS_PER_REQUEST;
-  }
+/** The chains of one slot, made once: only where the data stands changes from request to request. */
+interface SlotChains {
+  readonly data: { address: number; length: number; flags: number };
+  readonly whole: readonly Descriptor[];
+  /** Without data. */
+  readonly bare: readonly Descriptor[];
+  /** The indirect table of `whole`. */
+  readonly window: GuestWindow;
+  /** One descriptor that leads to the table. */
+  readonly table: readonly Descriptor[];
+  readonly bareTable: readonly Descriptor[];
+}
+
+function indirect(address: number, entries: number): Descriptor {
+  return { address, length: entries * DESCRIPTOR_BYTES, flags: VIRTQ_DESC_F_INDIRECT };
 }

@@ -27,6 +27,7 @@ export interface MachineOptions {
   /** What the disk held before the guests came. */
   readonly base: BaseImage;
   readonly guests: number;
+  readonly packed: boolean;
   readonly seed: number;
 }
 
@@ -49,13 +50,14 @@ export class DemoMachine {
   /** Builds the machine and lets the guests begin. */
   static async start(options: MachineOptions): Promise<DemoMachine> {
     const machine = new DemoMachine(options);
-    const { session, node, base, guests, seed } = options;
+    const { session, node, base, guests, packed, seed } = options;
     const plan = planGuest({ queueCount: guests, queueSize: 64, dataBytes: REQUEST_BYTES_MAX });
     const device = createVirtioBlk({
       memory: GuestMemory.create(plan.length),
       threads: session.threads,
       diskLength: node.length,
       queueCount: guests,
+      packed,
       serial: "spindle-demo",
       discardGranularity: node.trackingUnit,
     });

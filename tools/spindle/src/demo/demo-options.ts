@@ -5,6 +5,8 @@ export interface DemoOptions {
   readonly image: string | undefined;
   readonly format: string | undefined;
   readonly guests: number;
+  /** Whether the guests' virtqueues are packed rings. */
+  readonly packed: boolean;
   readonly workers: number;
   /** Bytes of one copy; the stream's own choice when absent. */
   readonly chunk: number | undefined;

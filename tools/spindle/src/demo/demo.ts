@@ -88,10 +88,10 @@ class Demo {
   }
 
   async #runGuests(session: Session, node: BlockNode, base: BaseImage) {
-    const { guests, workers, seed, seconds } = this.#options;
+    const { guests, packed, workers, seed, seconds } = this.#options;
     await session.warmUp(workers);
     this.#progress.say(`${guests} guests at queue depth 16 on ${formatSize(node.length)}, seed ${seed}`);
-    const machine = await DemoMachine.start({ session, node, base, guests, seed });
+    const machine = await DemoMachine.start({ session, node, base, guests, packed, seed });
     await machine.warmUp();
     const times: Record<Phase, number> = { before: 0, during: 0, after: 0 };
     const phase = async <T>(name: Phase, body: () => Promise<T>): Promise<T> => {
