@@ -14,7 +14,14 @@ interface Layer {
 const FOUNDATION = ["@spindle/base", "@spindle/shared-memory"];
 const BLOCK = [...FOUNDATION, "@spindle/block"];
 const LIBRARY = [...BLOCK, "@spindle/formats", "@spindle/jobs", "@spindle/host-node", "@spindle/streaming"];
-const EVERYTHING = [...LIBRARY, "@spindle/virtio-blk", "@spindle/monitor", "@spindle/workload", "spindle"];
+const EVERYTHING = [
+  ...LIBRARY,
+  "@spindle/virtio-blk",
+  "@spindle/vhost-user",
+  "@spindle/monitor",
+  "@spindle/workload",
+  "spindle",
+];
 const TESTS = [...EVERYTHING, "@spindle/testkit", "@spindle/tools"];
 
 const LAYERS: Readonly<Record<string, Layer>> = {
@@ -37,6 +44,7 @@ const LAYERS: Readonly<Record<string, Layer>> = {
     pure: false,
     external: ["piscina", "comlink"],
   },
+  "@spindle/vhost-user": { imports: [...BLOCK, "@spindle/virtio-blk", "@spindle/host-node"], pure: false },
   spindle: { imports: LIBRARY, pure: false },
   "@spindle/tools": { imports: EVERYTHING, pure: false, external: ["comlink"] },
   "@spindle/test": { imports: TESTS, pure: false },

@@ -3,7 +3,7 @@
  * clusters stand, so that the next request of the kind need not come.
  */
 import { alignDown, alignUp, assert, type Co, isBlockError, until } from "@spindle/base";
-import { LockKind, type RangeLockHandle, type Thread } from "@spindle/shared-memory";
+import { LockKind, RangeLock, type RangeLockHandle, type Thread } from "@spindle/shared-memory";
 import { type ChainExtent, chainStatus } from "./chain.ts";
 import type { DiskPortHandle } from "./disk-port.ts";
 import { IoVector } from "./io-vector.ts";
@@ -34,14 +34,13 @@ export class PortServer {
   #serving = 0;
 
   /**
-   * @param node a writable node: its tracker is shared with the ports
+   * @param node the ports share its tracker; read-only nodes have none, and there nobody is in anybody's way
    * @param thread the owner's thread
    */
   constructor(node: BlockNode, thread: Thread, runner: Spawner) {
     assert(node.mappingCache === null, "a node has one port server");
-    assert(node.tracker !== null, "ports share the node's tracker");
     this.#node = node;
-    this.#tracker = node.tracker.handle;
+    this.#tracker = node.tracker?.handle ?? RangeLock.create();
     this.#thread = thread;
     this.#runner = runner;
     const unit = node.trackingUnit > 1 ? node.trackingUnit : PLAIN_UNIT;

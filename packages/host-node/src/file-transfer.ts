@@ -39,6 +39,18 @@ export const descriptorIo: DescriptorIo = {
   write: (fd, offset, vector) => transfer("write", fd, offset, vector),
 };
 
+/**
+ * The same for threads that may block: a request is over when its coroutine first returns, and no runner is troubled.
+ */
+export const blockingDescriptorIo: DescriptorIo = {
+  *read(fd, offset, vector) {
+    performTransfer({ direction: "read", fd, offset, vector, done: 0, attempts: 0 });
+  },
+  *write(fd, offset, vector) {
+    performTransfer({ direction: "write", fd, offset, vector, done: 0, attempts: 0 });
+  },
+};
+
 function transfer(direction: Direction, fd: number, offset: number, vector: IoVector): Co<void> {
   const state: Transfer = { direction, fd, offset, vector, done: 0, attempts: 0 };
   const operation: Operation & { perform(): void } = {

@@ -8,7 +8,8 @@ export {
 export { nodeCodecs, portableCodecs } from "./codecs.ts";
 export { nodeEnvironment, nodeEventLoop } from "./environment.ts";
 export { fileDriver } from "./file-driver.ts";
-export { descriptorIo } from "./file-transfer.ts";
+export { blockingDescriptorIo, descriptorIo } from "./file-transfer.ts";
 export { linuxCalls } from "./linux-calls.ts";
 export { createFile } from "./open-file.ts";
-export { listenUnix, type UnixListener } from "./unix-socket.ts";
+export { MESSAGE_BYTES_MAX, type Received, type SharingCalls, sharingCalls } from "./sharing-calls.ts";
+export { listenForDescriptors, listenUnix, type UnixListener } from "./unix-socket.ts";

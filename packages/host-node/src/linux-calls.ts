@@ -1,10 +1,9 @@
 /**
- * System calls that Node lacks, through koffi: holes in files, and reads that never wait for the disk. koffi is optional
- * and loaded by the first caller; without it, or with SPINDLE_NO_KOFFI=1, every caller has a plain way.
+ * System calls on files that Node lacks: holes in files, and reads that never wait for the disk. Where they are not to be
+ * had, every caller has a plain way.
  */
-import { createRequire } from "node:module";
-import type { KoffiFunc } from "koffi";
 import { systemError } from "./host-errors.ts";
+import { type Koffi, koffiLibrary, type NativeCall } from "./koffi-library.ts";
 
 const SEEK_END = 2;
 const SEEK_DATA = 3;
@@ -55,22 +54,14 @@ let loaded: LinuxCalls | null | undefined;
 
 /** The calls, or null where they are not to be had. */
 export function linuxCalls(): LinuxCalls | null {
-  if (loaded === undefined) loaded = load();
+  if (loaded === undefined) {
+    const koffi = koffiLibrary();
+    loaded = koffi === null ? null : bind(koffi);
+  }
   return loaded;
 }
 
-function load(): LinuxCalls | null {
-  const wanted = process.platform === "linux" && process.env["SPINDLE_NO_KOFFI"] !== "1";
-  // The prototypes below are those of systems where off_t has 64 bits.
-  if (!wanted || (process.arch !== "x64" && process.arch !== "arm64")) return null;
-  try {
-    return bind(createRequire(import.meta.url)("koffi") as typeof import("koffi"));
-  } catch {
-    return null;
-  }
-}
-
-function bind(koffi: typeof import("koffi")): LinuxCalls {
+function bind(koffi: Koffi): LinuxCalls {
   const library = koffi.load(null);
   const iovec = koffi.struct({ base: "void *", length: "size_t" });
   const preadv2 = library.func("preadv2", "int64_t", ["int", koffi.pointer(iovec), "int", "int64_t", "int"]);
@@ -115,9 +106,6 @@ function checked(call: string, result: number, errno: number): number {
   if (errno !== 0) throw systemError(errno, call);
   return result;
 }
-
-/** A function of the C library that returns -1 and sets errno when it fails. */
-type NativeCall = KoffiFunc<(...parameters: unknown[]) => number>;
 
 class ErrnoCall<Parameters extends readonly unknown[], T> implements HostCall<Parameters, T> {
   readonly #call: NativeCall;

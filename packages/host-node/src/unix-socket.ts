@@ -7,14 +7,12 @@ import { connect, createServer, type Server, type Socket } from "node:net";
 import { BlockError } from "@spindle/base";
 import { type ByteConnection, type ByteConnectionOptions, socketConnection } from "./byte-connection.ts";
 import { hostError } from "./host-errors.ts";
+import { PATH_BYTES_MAX, sharingCalls } from "./sharing-calls.ts";
 
 export interface UnixListener {
   /** Accepts no more connections, removes the socket, and cuts the connections that are open. */
   close(): Promise<void>;
 }
-
-/** The longest path that fits a socket address on Linux, without its final NUL. */
-const PATH_BYTES_MAX = 107;
 
 /**
  * Listens at `path` and hands over each connection. Takes over a stale socket.
@@ -26,9 +24,7 @@ export async function listenUnix(
   onConnection: (connection: ByteConnection) => void,
   options: ByteConnectionOptions = {},
 ): Promise<UnixListener> {
-  if (Buffer.byteLength(path) > PATH_BYTES_MAX)
-    throw new BlockError("EINVAL", `the socket path '${path}' is longer than ${PATH_BYTES_MAX} bytes`, { path });
-  await removeStale(path);
+  await makeRoom(path);
   const sockets = new Set<Socket>();
   // A client may close its half and still wait for answers.
   const server = createServer({ allowHalfOpen: true }, (socket) => {
@@ -45,6 +41,30 @@ export async function listenUnix(
       await Promise.all(ends);
     },
   };
+}
+
+/**
+ * The same for a protocol whose messages carry descriptors.
+ * @returns the listening socket, for `SharingCalls.accept`.
+ * @throws {BlockError} as {@link listenUnix}, and ENOTSUP where descriptors cannot be received.
+ */
+export async function listenForDescriptors(path: string): Promise<number> {
+  const calls = sharingCalls();
+  await makeRoom(path);
+  const mask = process.umask(0o077);
+  try {
+    return calls.listen(path);
+  } catch (error) {
+    throw hostError(error, `Could not listen at '${path}'`, { path });
+  } finally {
+    process.umask(mask);
+  }
+}
+
+async function makeRoom(path: string): Promise<void> {
+  if (Buffer.byteLength(path) > PATH_BYTES_MAX)
+    throw new BlockError("EINVAL", `the socket path '${path}' is longer than ${PATH_BYTES_MAX} bytes`, { path });
+  await removeStale(path);
 }
 
 async function removeStale(path: string): Promise<void> {

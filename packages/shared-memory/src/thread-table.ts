@@ -1,13 +1,15 @@
 /** The threads that share memory: each has an index from 0 to 63 and a doorbell. */
-import { BlockError, type Waiter } from "@spindle/base";
+import { assert, BlockError, type Waiter } from "@spindle/base";
 import { Doorbell } from "./doorbell.ts";
 
 /** Threads of one table at most. */
 export const MAX_THREADS = 64;
 
-// One cache line of 16 words a thread: the doorbell's words, then whether the index is taken.
+// One cache line of 16 words a thread: the doorbell's words, then whether the index is taken, then the descriptor that
+// the thread sleeps in, plus one.
 const THREAD_WORDS = 16;
 const STATE = 2;
+const DESCRIPTOR = 3;
 
 const FREE = 0;
 const ATTACHED = 1;
@@ -20,14 +22,17 @@ export interface ThreadTableHandle {
 export class ThreadTable {
   readonly #words: Int32Array;
   readonly #doorbells: readonly Doorbell[];
+  readonly #wake: ((descriptor: number) => void) | undefined;
 
   static create(): ThreadTableHandle {
     return { memory: new SharedArrayBuffer(MAX_THREADS * THREAD_WORDS * Int32Array.BYTES_PER_ELEMENT) };
   }
 
-  constructor(handle: ThreadTableHandle) {
+  /** @param wake ends the sleep of a thread that sleeps in this descriptor; needed where there may be such threads */
+  constructor(handle: ThreadTableHandle, wake?: (descriptor: number) => void) {
     const words = new Int32Array(handle.memory);
     this.#words = words;
+    this.#wake = wake;
     this.#doorbells = Array.from({ length: MAX_THREADS }, (_, index) => new Doorbell(words, index * THREAD_WORDS));
   }
 
@@ -41,6 +46,7 @@ export class ThreadTable {
       if (Atomics.compareExchange(this.#words, state, FREE, ATTACHED) !== FREE) continue;
       const doorbell = this.#doorbells[index] as Doorbell;
       doorbell.reset();
+      this.setDescriptor(index, undefined);
       return new Thread(this, index, doorbell);
     }
     throw new BlockError("EAGAIN", `${MAX_THREADS} threads are attached already`);
@@ -49,6 +55,17 @@ export class ThreadTable {
   /** Rings the doorbell of the thread with this index, whether or not one is attached. */
   ring(index: number): void {
     this.#doorbells[index]?.ring();
+    // As with the sleepers of a doorbell: the number has changed before this look, and the sleeper says where it sleeps
+    // before it compares the number.
+    const descriptor = Atomics.load(this.#words, index * THREAD_WORDS + DESCRIPTOR) - 1;
+    if (descriptor < 0) return;
+    assert(this.#wake !== undefined, "a thread sleeps in a descriptor, and this table cannot wake it");
+    this.#wake(descriptor);
+  }
+
+  /** Says where a thread sleeps: in a descriptor, or in none. */
+  setDescriptor(index: number, descriptor: number | undefined): void {
+    Atomics.store(this.#words, index * THREAD_WORDS + DESCRIPTOR, (descriptor ?? -1) + 1);
   }
 
   /**
@@ -83,6 +100,16 @@ export class Thread implements Waiter {
 
   waitAsync(seen: number, timeoutMs?: number): Promise<unknown> | undefined {
     return this.#doorbell.waitAsync(seen, timeoutMs);
+  }
+
+  /**
+   * Sleeps in a call of the host that returns when `descriptor` becomes ready. A ring through the table makes it so; the
+   * callee does not sleep when the number is no longer `seen`.
+   */
+  waitIn(descriptor: number, seen: number, sleep: () => void): void {
+    this.table.setDescriptor(this.index, descriptor);
+    if (this.snapshot() === seen) sleep();
+    this.table.setDescriptor(this.index, undefined);
   }
 
   ring(): void {

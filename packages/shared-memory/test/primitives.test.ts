@@ -43,6 +43,26 @@ describe("Thread as a waiter", () => {
     expect(performance.now() - start).toBeGreaterThan(15);
   });
 
+  it("is woken in a descriptor, by a ring before and during its sleep, and by none after it", () => {
+    const handle = ThreadTable.create();
+    const woken: number[] = [];
+    const other = new ThreadTable(handle, (descriptor) => woken.push(descriptor));
+    const thread = new ThreadTable(handle).attach();
+    let slept = 0;
+    const seen = thread.snapshot();
+    thread.waitIn(7, seen, () => {
+      slept += 1;
+      other.ring(thread.index);
+    });
+    expect([slept, woken]).toEqual([1, [7]]);
+    thread.waitIn(7, seen, () => {
+      slept += 1;
+    });
+    expect(slept).toBe(1);
+    other.ring(thread.index);
+    expect(woken).toEqual([7]);
+  });
+
   it("is woken asynchronously by a ring", async () => {
     const handle = ThreadTable.create();
     const thread = new ThreadTable(handle).attach();

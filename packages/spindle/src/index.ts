@@ -5,6 +5,7 @@ export type { MapExtent } from "./disk-map.ts";
 export { driverRegistry } from "./driver-registry.ts";
 export { type ImageInfo, type ImageInfoOptions, imageChainInfo, imageInfo } from "./image-info.ts";
 export { type OpenDiskOptions, openDisk } from "./open-disk.ts";
+export { type ImageName, openChain } from "./open-image.ts";
 export { Session, type SessionOptions } from "./session.ts";
 export { StreamJob, type StreamJobOptions, type StreamResult } from "./stream-job.ts";
 export type { StreamProgress } from "./stream-progress.ts";

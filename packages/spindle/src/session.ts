@@ -4,7 +4,7 @@
  */
 import { AsyncRunner, assert, type Co, type EventLoop, perform } from "@spindle/base";
 import { type Environment, Graph } from "@spindle/block";
-import { HostBackingPolicy, nodeEnvironment, nodeEventLoop } from "@spindle/host-node";
+import { HostBackingPolicy, nodeEnvironment, nodeEventLoop, sharingCalls } from "@spindle/host-node";
 import { type CreateCopier, JobRegistry, LocalCopier } from "@spindle/jobs";
 import { RangeLock, type Thread, ThreadTable, type ThreadTableHandle } from "@spindle/shared-memory";
 import type { CopyPool } from "@spindle/streaming";
@@ -38,7 +38,7 @@ export class Session implements AsyncDisposable {
 
   constructor(options: SessionOptions = {}) {
     this.threads = ThreadTable.create();
-    const thread = new ThreadTable(this.threads).attach();
+    const thread = new ThreadTable(this.threads, (descriptor) => sharingCalls().signal(descriptor)).attach();
     this.thread = thread;
     this.environment = nodeEnvironment();
     eventLoop ??= nodeEventLoop();

@@ -18,8 +18,8 @@ export interface ConfigurationOptions {
   readonly diskLength: number;
   readonly readOnly: boolean;
   readonly queueCount: number;
-  /** The most entries of a queue. */
-  readonly queueSizeMax: number;
+  /** The most buffers of data of a request. */
+  readonly segmentsMax: number;
   /** Bytes: a power of two from 512 on. Requests are multiples of it. */
   readonly logicalBlockSize: number;
   /** Bytes: a power of two from `logicalBlockSize` to 2^7 times that. */
@@ -33,8 +33,7 @@ export function encodeConfiguration(options: ConfigurationOptions): Uint8Array {
   const view = new ByteView(bytes);
   const { logicalBlockSize } = options;
   view.setU64le(CAPACITY_OFFSET, Math.floor(options.diskLength / SECTOR_SIZE));
-  // Two descriptors of a chain are the header and the status.
-  view.setU32le(12, Math.max(1, options.queueSizeMax - 2));
+  view.setU32le(12, options.segmentsMax);
   view.setU32le(20, logicalBlockSize);
   view.setU8(24, Math.log2(options.physicalBlockSize / logicalBlockSize));
   // min_io_size counts logical blocks.

@@ -58,6 +58,11 @@ export interface VirtioBlkOptions {
   readonly packed?: boolean;
   /** Offers to give requests back in the order in which they came, also when they end in another. */
   readonly inOrder?: boolean;
+  /**
+   * The most buffers of data that a request is advised to have; what a queue of `queueSizeMax` entries holds when left
+   * out. A chain is no longer than its queue, so less is said where drivers may choose smaller queues.
+   */
+  readonly segmentsMax?: number;
   /** What GET_ID answers: up to 20 bytes. */
   readonly serial?: string;
   /** Bytes: a power of two from 512 on, which is also what it is when left out. */
@@ -88,10 +93,13 @@ export function createVirtioBlk(options: VirtioBlkOptions): VirtioBlkHandle {
   const { queueCount = 1, queueSizeMax = 256, logicalBlockSize = SECTOR_SIZE, readOnly = false } = options;
   const physicalBlockSize = options.physicalBlockSize ?? Math.max(4096, logicalBlockSize);
   const discardGranularity = options.discardGranularity ?? logicalBlockSize;
+  // Two descriptors of a chain are the header and the status.
+  const segmentsMax = options.segmentsMax ?? Math.max(1, queueSizeMax - 2);
   const serial = encodeUtf8(options.serial ?? "");
   const ratio = physicalBlockSize / logicalBlockSize;
   requireOption(Number.isInteger(queueCount) && queueCount >= 1 && queueCount <= 1024, "queueCount");
   requireOption(isPowerOfTwo(queueSizeMax) && queueSizeMax <= QUEUE_SIZE_LIMIT, "queueSizeMax");
+  requireOption(Number.isInteger(segmentsMax) && segmentsMax >= 1 && segmentsMax <= queueSizeMax, "segmentsMax");
   requireOption(isPowerOfTwo(logicalBlockSize) && logicalBlockSize >= SECTOR_SIZE, "logicalBlockSize");
   requireOption(isPowerOfTwo(ratio) && ratio <= 2 ** 7, "physicalBlockSize");
   requireOption(isPowerOfTwo(discardGranularity) && discardGranularity >= logicalBlockSize, "discardGranularity");
@@ -101,7 +109,7 @@ export function createVirtioBlk(options: VirtioBlkOptions): VirtioBlkHandle {
     diskLength: options.diskLength,
     readOnly,
     queueCount,
-    queueSizeMax,
+    segmentsMax,
     logicalBlockSize,
     physicalBlockSize,
     discardGranularity,
@@ -186,6 +194,20 @@ export class DeviceState {
       if ((after & ~before & VIRTIO_CONFIG_S_DRIVER_OK) !== 0) this.wakeServers();
       return;
     }
+  }
+
+  /**
+   * Takes the features that a driver has negotiated with a transport in another process, and lets the queues run: that
+   * transport keeps the device status. No reset is under way.
+   * @returns false, and changes nothing, when they are not all offered.
+   */
+  adoptFeatures({ low, high }: FeatureBits): boolean {
+    const { offered } = this.handle;
+    if ((low & ~offered.low) !== 0 || (high & ~offered.high) !== 0) return false;
+    Atomics.store(this.#words, FEATURES_LOW, low);
+    Atomics.store(this.#words, FEATURES_HIGH, high);
+    Atomics.store(this.#words, STATUS, VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
+    return true;
   }
 
   /** Stops all queues. The reset is over when `finishReset` says so. */

@@ -1,5 +1,5 @@
 /**
- * The guest's physical memory as the device sees it: regions of SharedArrayBuffers at guest-physical addresses. Every
+ * The guest's physical memory as the device sees it: regions of buffers at guest-physical addresses. Every
  * address comes from the guest and is checked here; what is not wholly memory is answered with `undefined` or `false`.
  * The device reads the guest's words only through this class, so that a test can count the reads.
  */
@@ -8,10 +8,13 @@ import { BlockError } from "@spindle/base";
 /** Regions start and end on pages, so that an address aligned for the guest is aligned for typed arrays as well. */
 const PAGE_SIZE = 4096;
 
-/** A piece of guest memory. All numbers are bytes and multiples of 4096. Structured-cloneable. */
+/**
+ * A piece of guest memory. All numbers are bytes and multiples of 4096. With a SharedArrayBuffer it can be posted to other
+ * threads; memory that another process shares is an ArrayBuffer on each thread.
+ */
 export interface GuestRegion {
   readonly guestBase: number;
-  readonly memory: SharedArrayBuffer;
+  readonly memory: SharedArrayBuffer | ArrayBuffer;
   readonly byteOffset: number;
   readonly length: number;
 }

@@ -16,11 +16,13 @@ export {
   startGuest,
 } from "./driver/guest-driver.ts";
 export { GuestQueue, type GuestRequest } from "./driver/guest-queue.ts";
+export { type FeatureBits, ringFeatures } from "./features.ts";
 export { GuestMemory, type GuestMemoryHandle, type GuestRegion } from "./guest-memory.ts";
 export { MmioTransport } from "./mmio.ts";
 export type { QueueFault } from "./queue-fault.ts";
+export type { QueueLayout } from "./queue-layout.ts";
 export { QueueServer, type QueueServerOptions, serveQueues } from "./queue-worker.ts";
-export type { Registers } from "./registers.ts";
+export { type Registers, VIRTIO_MMIO_QUEUE_NOTIFY } from "./registers.ts";
 export {
   VIRTIO_BLK_T_DISCARD,
   VIRTIO_BLK_T_FLUSH,
@@ -29,5 +31,7 @@ export {
   VIRTIO_BLK_T_OUT,
   VIRTIO_BLK_T_WRITE_ZEROES,
 } from "./request.ts";
+export type { DriverNotices } from "./served-queue.ts";
 export { SpinningWaiter } from "./spinning-waiter.ts";
 export { VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP } from "./status.ts";
+export type { QueuePosition } from "./virtqueue.ts";

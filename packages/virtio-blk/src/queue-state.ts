@@ -66,6 +66,14 @@ export class QueueState {
     };
   }
 
+  /** Sets where the rings stand, for transports that are told it at once. Only while the queue is stopped. */
+  setLayout({ size, descriptorAddress, driverAddress, deviceAddress }: QueueLayout): void {
+    this.setWord(QueueWord.size, size);
+    this.#setAddress(QueueWord.descriptorLow, QueueWord.descriptorHigh, descriptorAddress);
+    this.#setAddress(QueueWord.driverLow, QueueWord.driverHigh, driverAddress);
+    this.#setAddress(QueueWord.deviceLow, QueueWord.deviceHigh, deviceAddress);
+  }
+
   get epoch(): number {
     return Atomics.load(this.#words, EPOCH);
   }
@@ -148,6 +156,11 @@ export class QueueState {
 
   set interruptThread(thread: number | undefined) {
     Atomics.store(this.#words, INTERRUPT_THREAD, encodeThread(thread));
+  }
+
+  #setAddress(low: QueueWord, high: QueueWord, address: number): void {
+    this.setWord(low, address % 2 ** 32);
+    this.setWord(high, Math.floor(address / 2 ** 32));
   }
 
   #address(low: QueueWord, high: QueueWord): number {

@@ -9,7 +9,7 @@ import { DeviceState, type VirtioBlkHandle } from "./device-state.ts";
 import type { Disk } from "./disk.ts";
 import { GuestMemory } from "./guest-memory.ts";
 import type { QueueState } from "./queue-state.ts";
-import { ServedQueue } from "./served-queue.ts";
+import { type DriverNotices, ServedQueue } from "./served-queue.ts";
 
 export interface QueueServerOptions {
   readonly device: VirtioBlkHandle;
@@ -20,10 +20,18 @@ export interface QueueServerOptions {
   readonly thread: { readonly index: number };
   /** The runner that runs `serve`; requests that have to wait run beside it. */
   readonly runner: Pick<Runner, "spawn">;
+  /** How the driver hears of the queues; through the device's state when left out. */
+  readonly notices?: DriverNotices;
+  /**
+   * Called when there is nothing to do, before the driver is asked for kicks: may look for work for a while, so that a
+   * busy driver need not kick. Returns when there is some, or when it has looked long enough.
+   */
+  readonly busyPoll?: (hasWork: () => boolean) => void;
 }
 
 export class QueueServer {
   readonly #queues: readonly ServedQueue[];
+  readonly #busyPoll: ((hasWork: () => boolean) => void) | undefined;
   #failure: { readonly error: unknown } | undefined;
 
   /** @throws {BlockError} EBUSY when another thread serves one of the queues, EINVAL when there is no such queue. */
@@ -31,6 +39,7 @@ export class QueueServer {
     const state = new DeviceState(options.device);
     const memory = new GuestMemory(options.device.memory);
     const device = new VirtioBlkDevice(options.disk, options.device);
+    this.#busyPoll = options.busyPoll;
     const claimed = claimQueues(state, options.queues, options.thread.index);
     this.#queues = claimed.map(
       (queue) =>
@@ -40,6 +49,7 @@ export class QueueServer {
           memory,
           device,
           runner: options.runner,
+          notices: options.notices,
           failed: (error) => {
             this.#failure ??= { error };
           },
@@ -58,6 +68,7 @@ export class QueueServer {
         for (const queue of this.#queues) queue.poll(!stopping);
         if (this.#failure !== undefined) throw this.#failure.error;
         if (stopping && this.#idle()) return;
+        if (!stopping) this.#busyPoll?.(() => this.#queues.some((queue) => queue.hasWork(true)) || stop());
         for (const queue of this.#queues) queue.requestKicks();
         yield this.#somethingToDo(stopping, stop);
       }

@@ -10,11 +10,20 @@ import type { DeviceState } from "./device-state.ts";
 import { ringFeatures } from "./features.ts";
 import type { GuestMemory } from "./guest-memory.ts";
 import { openVirtqueue } from "./open-virtqueue.ts";
+import type { QueueFault } from "./queue-fault.ts";
 import { isEnabled, type QueueState } from "./queue-state.ts";
 import { type Request, RequestParser } from "./request.ts";
 import { startedCoroutine } from "./started-coroutine.ts";
 import { VIRTIO_BLK_S_IOERR } from "./status.ts";
 import type { Virtqueue } from "./virtqueue.ts";
+
+/** How the driver hears of its queue, where that is not through the state's doorbells. */
+export interface DriverNotices {
+  /** Used buffers are there, and the driver wants to know. */
+  used(): void;
+  /** The queue is broken and left alone until the driver sets it up again. */
+  broken(fault: QueueFault): void;
+}
 
 export interface ServedQueueOptions {
   readonly state: DeviceState;
@@ -23,6 +32,7 @@ export interface ServedQueueOptions {
   readonly device: VirtioBlkDevice;
   /** Runs the requests that have to wait. */
   readonly runner: Pick<Runner, "spawn">;
+  readonly notices?: DriverNotices | undefined;
   /** Told of what a request threw that is no BlockError. */
   readonly failed: (error: unknown) => void;
 }
@@ -33,6 +43,7 @@ export class ServedQueue {
   readonly #memory: GuestMemory;
   readonly #device: VirtioBlkDevice;
   readonly #runner: Pick<Runner, "spawn">;
+  readonly #notices: DriverNotices | undefined;
   readonly #failed: (error: unknown) => void;
   readonly #parser: RequestParser;
   readonly #chain: DescriptorChain;
@@ -49,6 +60,7 @@ export class ServedQueue {
     this.#memory = options.memory;
     this.#device = options.device;
     this.#runner = options.runner;
+    this.#notices = options.notices;
     this.#failed = options.failed;
     this.#parser = new RequestParser(options.memory);
     this.#chain = new DescriptorChain(options.state.handle.queueSizeMax);
@@ -116,7 +128,7 @@ export class ServedQueue {
     this.#features = negotiated.low;
     this.#completed = new CompletedChains(features.inOrder);
     this.#ring = openVirtqueue(this.#memory, this.#queue.layout, features, this.#queue.position);
-    if (this.#ring === undefined) this.#state.latch(this.#queue, "the rings are not valid guest memory");
+    if (this.#ring === undefined) this.#latch("the rings are not valid guest memory");
   }
 
   #takeAll(ring: Virtqueue): void {
@@ -124,7 +136,12 @@ export class ServedQueue {
     ring.suppressKicks();
     // The bound keeps a guest that offers chains it has not got back from piling up requests without end.
     while (this.#completed.outstanding < ring.size && ring.take(this.#chain)) this.#start(ring);
-    if (ring.fault !== undefined) this.#state.latch(this.#queue, ring.fault);
+    if (ring.fault !== undefined) this.#latch(ring.fault);
+  }
+
+  #latch(fault: QueueFault): void {
+    this.#state.latch(this.#queue, fault);
+    this.#notices?.broken(fault);
   }
 
   #start(ring: Virtqueue): void {
@@ -174,6 +191,8 @@ export class ServedQueue {
   #deliver(): void {
     const ring = this.#ring;
     if (ring === undefined || this.#stale || !this.#completed.ready) return;
-    if (this.#completed.deliver(ring)) this.#state.interrupt(this.#queue);
+    if (!this.#completed.deliver(ring)) return;
+    if (this.#notices === undefined) this.#state.interrupt(this.#queue);
+    else this.#notices.used();
   }
 }

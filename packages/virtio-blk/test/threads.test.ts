@@ -156,7 +156,7 @@ test("a thread that changes descriptors, rings and headers under the device brea
     { offset: slotsAddress, length: 16 * 128 },
   ];
   const worker = start("scribbler-thread", {
-    memory: guest.device.memory.regions[0]!.memory,
+    memory: guest.device.memory.regions[0]!.memory as SharedArrayBuffer,
     ranges,
     stop,
     seed: 3,

@@ -31,6 +31,10 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
     summary: "fill an image from its backing chain, and drop the chain",
     load: async () => (await import("./commands/stream.ts")).stream,
   },
+  serve: {
+    summary: "serve an image to a virtual machine as a vhost-user-blk device",
+    load: async () => (await import("./commands/serve.ts")).serve,
+  },
   daemon: {
     summary: "open a graph of images and take commands over QMP and HMP",
     load: async () => (await import("./commands/daemon.ts")).daemon,

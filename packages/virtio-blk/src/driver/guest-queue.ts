@@ -66,13 +66,19 @@ export class GuestQueue {
 
   /**
    * @param thread the thread that waits: its doorbell is rung for used buffers. Without one the queue is polled.
+   * @param registers the device's, where they are not at hand through its state
    */
-  constructor(guest: GuestHandle, index: number, thread?: { readonly index: number }) {
+  constructor(
+    guest: GuestHandle,
+    index: number,
+    thread?: { readonly index: number },
+    registers: mmio.Registers = new MmioTransport(guest.device),
+  ) {
     const plan = guest.queues.find((queue) => queue.index === index);
     assert(plan !== undefined, `the guest has no virtqueue ${index}`);
     this.#plan = plan;
     this.#state = new DeviceState(guest.device);
-    this.#registers = new MmioTransport(guest.device);
+    this.#registers = registers;
     const features = ringFeatures(guest.features);
     this.#indirect = features.indirect;
     this.#order = features.inOrder ? [] : undefined;

@@ -1,0 +1,209 @@
+/**
+ * The other side of the socket, for tests and benches: what a virtual machine does to use a disk. It shares a file in
+ * memory as the guest's, sets the queues up, and hands out the driver's side of each.
+ */
+import { BlockError, ByteView, SECTOR_SIZE, SyncRunner } from "@spindle/base";
+import { sharingCalls } from "@spindle/host-node";
+import { ThreadTable } from "@spindle/shared-memory";
+import {
+  createVirtioBlk,
+  DeviceState,
+  type FeatureBits,
+  type GuestHandle,
+  GuestQueue,
+  type GuestQueuePlan,
+  planGuest,
+  type Registers,
+  VIRTIO_MMIO_QUEUE_NOTIFY,
+} from "@spindle/virtio-blk";
+import {
+  decodeBits,
+  decodeConfig,
+  decodeVringState,
+  encodeBits,
+  encodeConfig,
+  encodeMemoryTable,
+  encodeVringAddresses,
+  encodeVringDescriptor,
+  encodeVringState,
+  VHOST_USER_F_PROTOCOL_FEATURES,
+  VhostRequest,
+} from "../message.ts";
+import { MessageSocket } from "../message-socket.ts";
+import { PollWaiter } from "../poll-waiter.ts";
+
+/** Where the guest's memory begins in the address space that a front end tells: any place does. */
+const USER_BASE = 0x7000_0000_0000;
+
+const CONFIG_BYTES = 60;
+
+const VIRTIO_F_RING_PACKED_HIGH = 4;
+/** Where a packed ring begins: both wrap counters are 1. */
+const PACKED_BASE = 0x8000_8000;
+
+export interface FrontEndOptions {
+  readonly queues?: number;
+  /** Entries of each queue; 128 when left out. */
+  readonly queueSize?: number;
+  /** Bytes of the largest read or write; 65536 when left out. */
+  readonly dataBytes?: number;
+  /** Feature bits 0 to 31 that the driver does without. */
+  readonly refused?: number;
+  /** Takes packed rings. */
+  readonly packed?: boolean;
+}
+
+interface QueueDescriptors {
+  readonly kick: number;
+  readonly call: number;
+  readonly error: number;
+}
+
+export class FrontEnd implements Disposable {
+  readonly socket: MessageSocket;
+  readonly features: FeatureBits;
+  readonly configuration: Uint8Array;
+  readonly plans: readonly GuestQueuePlan[];
+  readonly memoryDescriptor: number;
+  readonly memoryLength: number;
+  readonly queueDescriptors: readonly QueueDescriptors[];
+  /** Runs the requests of all queues on this thread. */
+  readonly runner: SyncRunner;
+  readonly #address: number;
+  readonly #guest: GuestHandle;
+  readonly #thread: ReturnType<ThreadTable["attach"]>;
+  readonly #event: number;
+
+  /**
+   * Connects and brings the device up.
+   * @throws {BlockError} when the back end refuses something or goes away.
+   */
+  constructor(path: string, options: FrontEndOptions = {}) {
+    const { queues = 1, queueSize = 128, dataBytes = 65_536, refused = 0, packed = false } = options;
+    const calls = sharingCalls();
+    this.socket = new MessageSocket(calls.connect(path));
+    const plan = planGuest({ queueCount: queues, queueSize, dataBytes });
+    this.plans = plan.queues;
+    this.memoryLength = plan.length;
+    this.memoryDescriptor = calls.createMemoryFile("guest", plan.length);
+    this.#address = calls.map(this.memoryDescriptor, 0, plan.length);
+    this.queueDescriptors = plan.queues.map(() => ({
+      kick: calls.createEvent(),
+      call: calls.createEvent(),
+      error: calls.createEvent(),
+    }));
+    this.features = this.#negotiate(refused, packed);
+    this.configuration = this.readConfiguration(0, CONFIG_BYTES);
+    const threads = ThreadTable.create();
+    this.#thread = new ThreadTable(threads, (fd) => calls.signal(fd)).attach();
+    this.#event = calls.createEvent();
+    const waiter = new PollWaiter(this.#thread, this.#event);
+    waiter.descriptors = this.queueDescriptors.map(({ call }) => call);
+    this.runner = new SyncRunner(performance, waiter);
+    const region = { guestBase: 0, memory: calls.view(this.#address, plan.length), byteOffset: 0, length: plan.length };
+    const device = createVirtioBlk({
+      memory: { regions: [region] },
+      threads,
+      diskLength: this.capacity,
+      queueCount: queues,
+      queueSizeMax: queueSize,
+    });
+    this.#guest = { device, features: this.features, queues: plan.queues };
+    // This side's own idea of the device: it runs, with what was negotiated.
+    new DeviceState({ ...device, offered: this.features }).adoptFeatures(this.features);
+    this.shareMemory();
+    for (const { index } of plan.queues) this.startQueue(index, packed ? PACKED_BASE : 0);
+  }
+
+  /** Bytes of the disk. */
+  get capacity(): number {
+    return new ByteView(this.configuration).u64le(0, "the capacity") * SECTOR_SIZE;
+  }
+
+  /** The driver's side of a queue. With `interrupts`, `runner` sleeps until requests end; otherwise it is polled. */
+  queue(index: number, interrupts = true): GuestQueue {
+    const registers: Registers = {
+      read: () => 0,
+      write: (offset, value) => {
+        const kicked = offset === VIRTIO_MMIO_QUEUE_NOTIFY ? this.queueDescriptors[value] : undefined;
+        if (kicked !== undefined) sharingCalls().signal(kicked.kick);
+      },
+    };
+    return new GuestQueue(this.#guest, index, interrupts ? this.#thread : undefined, registers);
+  }
+
+  readConfiguration(offset: number, length: number): Uint8Array {
+    const piece = encodeConfig({ offset, flags: 0, bytes: new Uint8Array(length) });
+    return decodeConfig(this.ask(VhostRequest.GET_CONFIG, piece)).bytes;
+  }
+
+  /** Shares the guest's memory. */
+  shareMemory(): void {
+    const region = { guestAddress: 0, length: this.memoryLength, userAddress: USER_BASE, fileOffset: 0 };
+    this.order(VhostRequest.SET_MEM_TABLE, encodeMemoryTable([region]), [this.memoryDescriptor]);
+  }
+
+  /** Sets a queue up and lets it run. */
+  startQueue(index: number, base: number): void {
+    const { layout } = this.plans[index] as GuestQueuePlan;
+    const { kick, call, error } = this.queueDescriptors[index] as QueueDescriptors;
+    this.order(VhostRequest.SET_VRING_NUM, encodeVringState({ index, value: layout.size }));
+    this.order(VhostRequest.SET_VRING_BASE, encodeVringState({ index, value: base }));
+    const addresses = {
+      index,
+      descriptors: USER_BASE + layout.descriptorAddress,
+      used: USER_BASE + layout.deviceAddress,
+      available: USER_BASE + layout.driverAddress,
+    };
+    this.order(VhostRequest.SET_VRING_ADDR, encodeVringAddresses(addresses));
+    const given = encodeVringDescriptor({ index, given: true });
+    this.order(VhostRequest.SET_VRING_ERR, given, [error]);
+    this.order(VhostRequest.SET_VRING_CALL, given, [call]);
+    this.order(VhostRequest.SET_VRING_KICK, given, [kick]);
+    this.order(VhostRequest.SET_VRING_ENABLE, encodeVringState({ index, value: 1 }));
+  }
+
+  /** Stops a queue when nothing of it is in flight. @returns where it goes on. */
+  stopQueue(index: number): number {
+    return decodeVringState(this.ask(VhostRequest.GET_VRING_BASE, encodeVringState({ index, value: 0 }))).value;
+  }
+
+  /** Sends a message and waits for its reply. @throws {BlockError} EIO when the back end goes away. */
+  ask(request: number, payload: Uint8Array = new Uint8Array(0)): Uint8Array {
+    this.socket.send(request, payload);
+    const reply = this.socket.receive();
+    if (reply?.request !== request || !reply.isReply) throw new BlockError("EIO", `no reply to request ${request}`);
+    return reply.payload;
+  }
+
+  /** Sends a message and waits until it is done. @throws {BlockError} EINVAL when it is refused. */
+  order(request: number, payload: Uint8Array, descriptors: readonly number[] = []): void {
+    this.socket.send(request, payload, { needReply: true, descriptors });
+    const reply = this.socket.receive();
+    if (reply?.request !== request) throw new BlockError("EIO", `no acknowledgement of request ${request}`);
+    if (decodeBits(reply.payload).low !== 0) throw new BlockError("EINVAL", `request ${request} was refused`);
+  }
+
+  /** Hangs up. */
+  [Symbol.dispose](): void {
+    this.socket.close();
+    for (const { kick, call, error } of this.queueDescriptors)
+      for (const fd of [kick, call, error]) sharingCalls().close(fd);
+    sharingCalls().close(this.memoryDescriptor);
+    sharingCalls().close(this.#event);
+    sharingCalls().unmap(this.#address, this.memoryLength);
+  }
+
+  #negotiate(refused: number, packed: boolean): FeatureBits {
+    const offered = decodeBits(this.ask(VhostRequest.GET_FEATURES));
+    if ((offered.low & VHOST_USER_F_PROTOCOL_FEATURES) === 0)
+      throw new BlockError("ENOTSUP", "the back end has no protocol features");
+    const protocol = decodeBits(this.ask(VhostRequest.GET_PROTOCOL_FEATURES));
+    this.socket.send(VhostRequest.SET_PROTOCOL_FEATURES, encodeBits(protocol));
+    this.socket.send(VhostRequest.SET_OWNER, new Uint8Array(0));
+    const low = (offered.low & ~refused) >>> 0;
+    const high = packed ? offered.high : offered.high & ~VIRTIO_F_RING_PACKED_HIGH;
+    this.order(VhostRequest.SET_FEATURES, encodeBits({ low, high }));
+    return { low: (low & ~VHOST_USER_F_PROTOCOL_FEATURES) >>> 0, high };
+  }
+}
