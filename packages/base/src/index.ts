@@ -28,6 +28,6 @@ export { type RandomSource, SeededRandom } from "./random.ts";
 export { AsyncRunner, type EventLoop } from "./run-async.ts";
 export { SyncRunner } from "./run-sync.ts";
 export { Runner, type Task } from "./runner.ts";
-export { formatSize, GiB, KiB, MiB, parseSize, SECTOR_SIZE, TiB } from "./units.ts";
+export { formatSize, GiB, KiB, MiB, parseExactSize, parseSize, SECTOR_SIZE, TiB } from "./units.ts";
 export { decodeUtf8, encodeUtf8 } from "./utf8.ts";
 export type { Waiter } from "./waiter.ts";

@@ -18,20 +18,22 @@ const SUFFIX_POWERS: Readonly<Record<string, number>> = { b: 0, k: 1, m: 2, g: 3
  * @throws {BlockError} EINVAL when the text is no size, EFBIG when it is above 2^53 - 1.
  */
 export function parseSize(text: string): number {
+  const size = parseExactSize(text);
+  if (size > BigInt(Number.MAX_SAFE_INTEGER)) throw new BlockError("EFBIG", `size '${text}' is too large`);
+  return Number(size);
+}
+
+/** The same without a limit. @throws {BlockError} EINVAL when the text is no size. */
+export function parseExactSize(text: string): bigint {
   const match = /^(?:(0x[0-9a-f]+)|(\d+)(\.\d*)?([bkmgtpe])?)$/i.exec(text.trim());
   if (match === null) throw new BlockError("EINVAL", `'${text}' is not a size`);
   const [, hexadecimal, whole = "0", fraction = "", suffix = "b"] = match;
-  if (hexadecimal !== undefined) return checkedSize(BigInt(hexadecimal), text);
+  if (hexadecimal !== undefined) return BigInt(hexadecimal);
   const unit = 1024n ** BigInt(SUFFIX_POWERS[suffix.toLowerCase()] ?? 0);
   if (fraction.length > 1 && unit === 1n) throw new BlockError("EINVAL", `'${text}' is not a whole number of bytes`);
   const digits = fraction.slice(1);
   const part = digits === "" ? 0n : (BigInt(digits) * unit) / 10n ** BigInt(digits.length);
-  return checkedSize(BigInt(whole) * unit + part, text);
-}
-
-function checkedSize(size: bigint, text: string): number {
-  if (size > BigInt(Number.MAX_SAFE_INTEGER)) throw new BlockError("EFBIG", `size '${text}' is too large`);
-  return Number(size);
+  return BigInt(whole) * unit + part;
 }
 
 /** Writes a size as qemu-img does: three significant digits and a binary unit, such as `1.5 GiB` or `512 B`. */

@@ -20,6 +20,8 @@ export interface WriteFlags {
   readonly fua?: boolean;
   /** For zeroes and discards: the space may be given back. */
   readonly mayUnmap?: boolean;
+  /** For zeroes: ENOTSUP rather than zeros that are written one by one. */
+  readonly noFallback?: boolean;
 }
 
 export interface BlockDriver {
@@ -69,6 +71,8 @@ export interface BlockDriver {
   changeBackingFile?(backing: BackingFile | null): Co<void>;
   /** What the image says of its backing file. */
   readonly backingFile?: BackingFile | null;
+  /** Where the state of a machine stands that snapshots of it keep: behind the disk. */
+  machineStateOffset?(): number;
   /** Facts for `info`, with qemu-img's JSON keys. */
   information?(): ImageInformation;
   /**

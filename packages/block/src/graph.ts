@@ -81,6 +81,13 @@ export class Graph {
     return node;
   }
 
+  /** The same for options that tell no driver: the format is found by looking at the `file`. */
+  *openProbed(options: OptionRecord): Co<BlockNode> {
+    const node = yield* new NodeOpener(this).openProbed(options);
+    this.#owned.add(node);
+    return node;
+  }
+
   /** Opens an image by its file name; probes the format when none is given. */
   *openImage(filename: string, format: string | undefined, readOnly: boolean): Co<BlockNode> {
     const node = yield* new NodeOpener(this).openImage(filename, format, readOnly);

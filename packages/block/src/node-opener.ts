@@ -29,9 +29,11 @@ interface Scope {
   readonly readOnly: boolean;
   /** The parent is the only user and orders its own requests, so that nothing need be tracked. */
   readonly inline: boolean;
+  /** The format of this node was found by looking. */
+  readonly probed: boolean;
 }
 
-const TOP: Scope = { root: null, above: [], depth: 0, readOnly: false, inline: false };
+const TOP: Scope = { root: null, above: [], depth: 0, readOnly: false, inline: false, probed: false };
 
 export class NodeOpener {
   readonly #graph: Graph;
@@ -47,13 +49,25 @@ export class NodeOpener {
   /** Opens an image by its file name; probes the format when none is given. */
   *openImage(filename: string, format: string | undefined, readOnly: boolean): Co<BlockNode> {
     if (format !== undefined) this.#graph.registry.get(format);
-    const scope: Scope = { ...TOP, root: filename, readOnly, inline: true };
-    const file = yield* this.#open({ driver: "file", filename }, scope);
+    const options = { file: { driver: "file", filename }, "read-only": readOnly };
+    if (format !== undefined) return yield* this.#open({ ...options, driver: format }, { ...TOP, root: filename });
+    return yield* this.openProbed(options);
+  }
+
+  /** Opens a node whose options tell no driver: its format is found by looking at its file. */
+  *openProbed(options: OptionRecord): Co<BlockNode> {
+    const { file: child } = options;
+    if (child === undefined) throw new BlockError("EINVAL", "Must specify either driver or file");
+    const readOnly = options["read-only"] === true;
+    const isName = typeof child === "string";
+    const file = isName
+      ? this.#graph.lookup(child)
+      : yield* this.#open(child as OptionRecord, { ...TOP, readOnly, inline: true });
     try {
-      const driver = format ?? (yield* this.#probe(file));
-      return yield* this.#open({ driver, file: file.name }, { ...scope, inline: false });
+      const driver = yield* this.#probe(file);
+      return yield* this.#open({ ...options, driver, file: file.name }, { ...TOP, root: file.filename, probed: true });
     } catch (error) {
-      yield* this.#graph.closeUnused(file);
+      if (!isName) yield* this.#graph.closeUnused(file);
       throw error;
     }
   }
@@ -62,7 +76,8 @@ export class NodeOpener {
     const definition = this.#definition(options);
     const values = checkOptions(definition, options);
     const name = this.#graph.claimName(values.nodeName);
-    const inner: Scope = { ...scope, readOnly: values.readOnly ?? scope.readOnly };
+    const { probed } = scope;
+    const inner: Scope = { ...scope, readOnly: values.readOnly ?? scope.readOnly, probed: false };
     const children: Children = { file: null, backing: null };
     let driver: BlockDriver | undefined;
     try {
@@ -78,10 +93,11 @@ export class NodeOpener {
         readOnly,
         environment,
         inFlight,
+        probe: probed ? (head) => this.#graph.registry.probe(head) : undefined,
       });
       const filename = children.file?.filename ?? (values.own["filename"] as string | undefined) ?? null;
       const filter = definition.kind === "filter";
-      const node = new BlockNode({ name, driver, children, readOnly, tracker, filter, filename });
+      const node = new BlockNode({ name, driver, children, readOnly, tracker, filter, filename, probed });
       if (definition.supportsBacking === true) children.backing = yield* this.#openBacking(node, values, inner);
       this.#graph.adopt(node);
       return node;
@@ -140,7 +156,7 @@ export class NodeOpener {
         return yield* this.#openOver(file, backing, filename, scope);
       } catch (error) {
         yield* this.#graph.closeUnused(file);
-        throw error;
+        throw namingFile(error, filename);
       }
     } catch (error) {
       if (!isBlockError(error) || error.message.startsWith("Could not open backing file")) throw error;
@@ -161,4 +177,10 @@ export class NodeOpener {
     yield* file.read(0, IoVector.of(head));
     return this.#graph.registry.probe(head);
   }
+}
+
+/** The images of a chain are many: the one that is at fault is named. */
+function namingFile(error: unknown, filename: string): unknown {
+  if (!isBlockError(error) || /^Could not open |'/.test(error.message)) return error;
+  return new BlockError(error.code, `Could not open '${filename}': ${error.message}`, error.context, error);
 }

@@ -26,6 +26,8 @@ export interface NodeOptions {
   readonly filter?: boolean;
   /** The image's file name, as it was given or resolved. */
   readonly filename?: string | null;
+  /** Nobody has told the format: it was found by looking. */
+  readonly probed?: boolean;
 }
 
 /** A range that a request holds in the tracker. */
@@ -49,6 +51,7 @@ export class BlockNode {
   readonly filter: boolean;
   readonly tracker: RangeLock | null;
   readonly filename: string | null;
+  readonly probed: boolean;
   /** Why the node may not be changed or removed now, such as `block device is in use by block job: stream`. */
   busyReason: string | null = null;
   /** Nodes and backends that use this one; a node in use is not removed. */
@@ -65,6 +68,7 @@ export class BlockNode {
     this.filter = options.filter === true;
     this.tracker = options.tracker;
     this.filename = options.filename ?? null;
+    this.probed = options.probed === true;
   }
 
   /** The length of the disk in bytes. */

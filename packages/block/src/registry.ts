@@ -22,6 +22,10 @@ export interface OpenRequest {
   readonly readOnly: boolean;
   readonly environment: Environment;
   readonly inFlight: InFlightTickets;
+  /**
+   * Set when nobody has told the format: the one that an image with these first bytes would be taken for the next time.
+   */
+  readonly probe?: ((head: Uint8Array) => string) | undefined;
 }
 
 export interface CreateOptions {

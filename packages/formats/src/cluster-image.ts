@@ -11,6 +11,7 @@ import {
   IoVector,
   type Mapping,
   unallocatedExtent,
+  type WriteFlags,
   zeroExtent,
 } from "@spindle/block";
 
@@ -62,16 +63,16 @@ export class ClusterImage {
   }
 
   /** Afterwards the range reads as zeros: whole clusters without storing them, parts of clusters by writing zeros. */
-  *writeZeroes(offset: number, length: number, mayUnmap: boolean): Co<void> {
+  *writeZeroes(offset: number, length: number, { mayUnmap, noFallback }: WriteFlags): Co<void> {
     const { clusterSize } = this.#map;
     const end = offset + length;
     const firstWhole = alignUp(offset, clusterSize);
     // The last cluster of the disk counts as whole when the range reaches the disk's end.
     const lastWhole = end === this.#length() ? alignUp(end, clusterSize) : alignDown(end, clusterSize);
-    if (firstWhole >= lastWhole) return yield* this.#zeroPart(offset, length);
-    if (firstWhole > offset) yield* this.#zeroPart(offset, firstWhole - offset);
-    yield* this.#map.zero(firstWhole, lastWhole - firstWhole, mayUnmap);
-    if (end > lastWhole) yield* this.#zeroPart(lastWhole, end - lastWhole);
+    if (firstWhole >= lastWhole) return yield* this.#zeroPart(offset, length, noFallback);
+    if (firstWhole > offset) yield* this.#zeroPart(offset, firstWhole - offset, noFallback);
+    yield* this.#map.zero(firstWhole, lastWhole - firstWhole, mayUnmap === true);
+    if (end > lastWhole) yield* this.#zeroPart(lastWhole, end - lastWhole, noFallback);
   }
 
   /** Gives whole clusters back; parts of clusters are left as they are. */
@@ -181,12 +182,16 @@ export class ClusterImage {
     return new IoVector([head, ...vector.buffers, tail].filter((part) => part.length > 0));
   }
 
-  *#zeroPart(offset: number, length: number): Co<void> {
+  *#zeroPart(offset: number, length: number, noFallback: boolean | undefined): Co<void> {
     for (let done = 0; done < length; ) {
       const mapping = yield* this.#map.lookup(offset + done, length - done);
       const { backing } = this.#children;
       const isZeroAlready = mapping.kind === "zero" || (mapping.kind === "unallocated" && backing === null);
-      if (!isZeroAlready) yield* this.write(offset + done, IoVector.of(new Uint8Array(mapping.length)));
+      if (!isZeroAlready) {
+        if (noFallback === true)
+          throw new BlockError("ENOTSUP", "part of a cluster cannot be zeros without being written");
+        yield* this.write(offset + done, IoVector.of(new Uint8Array(mapping.length)));
+      }
       done += mapping.length;
     }
   }

@@ -78,8 +78,10 @@ class FileDriver implements BlockDriver {
     if (length === 0) return;
     const end = offset + length;
     const inside = Math.min(end, this.length()) - offset;
-    if (inside > 0 && !(yield* this.#zeroInside(offset, inside, flags.mayUnmap === true)))
+    if (inside > 0 && !(yield* this.#zeroInside(offset, inside, flags.mayUnmap === true))) {
+      if (flags.noFallback === true) throw new BlockError("ENOTSUP", "the file system makes no zeros");
       yield* this.#writeZeroBytes(offset, inside);
+    }
     // The last byte makes the file reach the end; what lies between reads as zeros. Setting the length instead could cut
     // off what another request has just written further on.
     if (inside < length) yield* this.write(end - 1, IoVector.of(new Uint8Array(1)));

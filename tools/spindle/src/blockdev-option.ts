@@ -11,8 +11,24 @@ import { parsePairs } from "./key-value.ts";
 /** @returns options as `blockdev-add` takes them. @throws {UsageError} when the text is neither. */
 export function parseBlockdev(text: string, registry: DriverRegistry): OptionRecord {
   if (text.trimStart().startsWith("{")) return parseJson(text);
-  const tree = buildTree(parsePairs(text));
-  return typedNode(tree, registry);
+  return nodeOptions(parsePairs(text), registry);
+}
+
+/** Options from dotted keys and texts. @throws {UsageError} when a key contradicts another, or a value its type. */
+export function nodeOptions(
+  pairs: readonly (readonly [key: string, value: string])[],
+  registry: DriverRegistry,
+): OptionRecord {
+  return typedNode(buildTree(pairs), registry);
+}
+
+/** The inverse, for options that were written as JSON, in which keys may be dotted too. */
+export function flattenOptions(options: OptionRecord, parent = ""): (readonly [key: string, value: string])[] {
+  return Object.entries(options).flatMap(([key, value]) => {
+    const path = `${parent}${key}`;
+    const isNested = typeof value === "object" && value !== null;
+    return isNested ? flattenOptions(value as OptionRecord, `${path}.`) : [[path, value === null ? "" : String(value)]];
+  });
 }
 
 function parseJson(text: string): OptionRecord {

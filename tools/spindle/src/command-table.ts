@@ -27,6 +27,10 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
     summary: "compare the contents of two images",
     load: async () => (await import("./commands/compare.ts")).compare,
   },
+  io: {
+    summary: "read and write an image command by command",
+    load: async () => (await import("./commands/io.ts")).io,
+  },
   stream: {
     summary: "fill an image from its backing chain, and drop the chain",
     load: async () => (await import("./commands/stream.ts")).stream,

@@ -1,5 +1,5 @@
 /** Driver `qcow2`: opens an image and puts its parts together. docs/formats/qcow2.md tells what is supported. */
-import { BlockError, type Co, isBlockError } from "@spindle/base";
+import { alignUp, BlockError, type Co } from "@spindle/base";
 import {
   type BackingFile,
   type BlockDriver,
@@ -31,6 +31,7 @@ import { Refcounts } from "./refcount.ts";
 import { WriteBack } from "./write-back.ts";
 
 const HEADER_AUTOCLEAR = 88;
+const L2_ENTRY_BYTES = 8;
 
 class Qcow2Driver implements BlockDriver {
   readonly name = "qcow2";
@@ -69,7 +70,9 @@ class Qcow2Driver implements BlockDriver {
     return this.#image.writesInPlace(offset, length);
   }
   writeZeroes(offset: number, length: number, flags: WriteFlags): Co<void> {
-    return this.#image.writeZeroes(offset, length, flags.mayUnmap === true);
+    if (flags.noFallback === true && this.#state.header.version < 3)
+      throw new BlockError("ENOTSUP", "images of version 2 have no zero clusters");
+    return this.#image.writeZeroes(offset, length, flags);
   }
   discard(offset: number, length: number): Co<void> {
     return this.#image.discard(offset, length);
@@ -113,6 +116,11 @@ class Qcow2Driver implements BlockDriver {
     // Nothing is in flight any more: what was freed last is counted down too.
     yield* this.#writeBack.reclaim();
     yield* this.flush();
+  }
+
+  /** The first L2 table's range that the disk leaves free. */
+  machineStateOffset(): number {
+    return alignUp(this.length(), this.clusterSize * (this.clusterSize / L2_ENTRY_BYTES));
   }
 
   information(): ImageInformation {
@@ -168,18 +176,7 @@ function* readHeader(file: BlockNode): Co<Qcow2Header> {
   const clusterSize = clusterBits >= 9 && clusterBits <= 21 ? 2 ** clusterBits : 512;
   const bytes = new Uint8Array(Math.min(clusterSize, file.length));
   yield* file.read(0, IoVector.of(bytes));
-  try {
-    return parseHeader(bytes);
-  } catch (error) {
-    if (!isBlockError(error)) throw error;
-    const { filename } = file;
-    throw new BlockError(
-      error.code,
-      `Could not open '${filename ?? file.name}': ${error.message}`,
-      error.context,
-      error,
-    );
-  }
+  return parseHeader(bytes);
 }
 
 function checkWritable(header: Qcow2Header): void {

@@ -105,7 +105,10 @@ export class Qcow2ClusterMap implements ClusterMap {
     const hasBacking = children.backing !== null;
     // Version 2 has no zero clusters: without its cluster the backing file's old data would show through again.
     if (header.version < 3 && hasBacking) return;
-    yield* this.#changeByTable(guestOffset, length, () => (hasBacking ? ZERO : UNALLOCATED));
+    // What had space reads as zeros for good, even if the image gets a backing file later.
+    const leaves = (old: Entry): Entry =>
+      header.version < 3 || (old.kind === "unallocated" && !hasBacking) ? UNALLOCATED : ZERO;
+    yield* this.#changeByTable(guestOffset, length, leaves);
   }
 
   *readCompressed(offset: number, vector: IoVector): Co<void> {

@@ -1,5 +1,5 @@
 /** Driver `raw`: the file is the disk. */
-import { alignUp, type Co, SECTOR_SIZE } from "@spindle/base";
+import { alignUp, BlockError, type Co, SECTOR_SIZE } from "@spindle/base";
 import {
   type BlockDriver,
   type BlockNode,
@@ -7,18 +7,24 @@ import {
   type CreateOptions,
   type DriverDefinition,
   type Extent,
-  type IoVector,
+  IoVector,
+  type OpenRequest,
   type WriteFlags,
   zeroExtent,
 } from "@spindle/block";
+
+/** Bytes of an image in which its format is looked for. */
+const PROBE_BYTES = 512;
 
 class RawDriver implements BlockDriver {
   readonly name = "raw";
   readonly clusterSize = 1;
   readonly #children: Children;
+  readonly #probe: OpenRequest["probe"];
 
-  constructor(children: Children) {
+  constructor({ children, probe }: OpenRequest) {
     this.#children = children;
+    this.#probe = probe;
   }
 
   get #file(): BlockNode {
@@ -38,8 +44,9 @@ class RawDriver implements BlockDriver {
     if (present > 0) yield* this.#file.read(offset, vector.slice(0, present));
     if (present < vector.length) vector.slice(present, vector.length - present).fill(0);
   }
-  write(offset: number, vector: IoVector): Co<void> {
-    return this.#file.write(offset, vector);
+  *write(offset: number, vector: IoVector): Co<void> {
+    if (offset < PROBE_BYTES && this.#probe !== undefined) yield* this.#checkHead(offset, vector);
+    yield* this.#file.write(offset, vector);
   }
   writeZeroes(offset: number, length: number, flags: WriteFlags): Co<void> {
     return this.#file.writeZeroes(offset, length, flags);
@@ -63,6 +70,20 @@ class RawDriver implements BlockDriver {
   *close(): Co<void> {
     if (!this.#file.readOnly) yield* this.flush();
   }
+  /**
+   * An image that nobody called raw stays one: a guest that made it look like another format would choose what is opened
+   * the next time, and with a backing file of its choice.
+   */
+  *#checkHead(offset: number, vector: IoVector): Co<void> {
+    const head = new Uint8Array(PROBE_BYTES);
+    yield* this.read(0, IoVector.of(head));
+    IoVector.of(head)
+      .slice(offset, Math.min(vector.length, PROBE_BYTES - offset))
+      .copyFrom(vector.slice(0, Math.min(vector.length, PROBE_BYTES - offset)).toBytes());
+    if (this.#probe?.(head) === this.name) return;
+    throw new BlockError("EPERM", "the write would make the image look like one of another format", { offset });
+  }
+
   shareableOptions(): Readonly<Record<string, unknown>> {
     return {};
   }
@@ -74,7 +95,7 @@ export const rawFormat: DriverDefinition = {
   options: {},
   probe: () => 1,
   *open(request) {
-    return new RawDriver(request.children);
+    return new RawDriver(request);
   },
   *create(file: BlockNode, { size }: CreateOptions) {
     yield* file.truncate(alignUp(size, SECTOR_SIZE));

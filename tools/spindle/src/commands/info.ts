@@ -1,8 +1,8 @@
 /** `spindle info`: what an image says of itself. It opens nothing that the image names, unless it is asked for the chain. */
 import { formatSize } from "@spindle/base";
-import { dictionaryOrder } from "@spindle/monitor";
 import { type ImageInfo, imageChainInfo, imageInfo } from "spindle";
 import { type Command, defineCommand } from "../command.ts";
+import { dictionaryLines } from "../dictionary-lines.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { ALLOW_BACKING, FORCE_SHARE, FORMAT, OUTPUT } from "../image-options.ts";
 import { print } from "../output.ts";
@@ -54,9 +54,4 @@ function backingLines(image: ImageInfo): string[] {
     `backing file: ${name}${full === undefined || full === name ? "" : ` (actual path: ${full})`}`,
     ...(format === undefined ? [] : [`backing file format: ${format}`]),
   ];
-}
-
-/** In the order of QEMU's dictionaries, as its own listing is. */
-function dictionaryLines(data: Readonly<Record<string, unknown>>, indent: string): string[] {
-  return dictionaryOrder(Object.keys(data)).map((key) => `${indent}${key.replaceAll("-", " ")}: ${String(data[key])}`);
 }
