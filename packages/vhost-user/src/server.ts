@@ -155,5 +155,7 @@ function describeDevice({ node, threads, serial }: VhostUserOptions, queueCount:
     packed: true,
     discardGranularity: Math.max(512, node.trackingUnit),
     ...(serial === undefined ? {} : { serial }),
+    // Front ends keep the driver's choice and do not tell it again to a backend that was restarted.
+    configWce: false,
   });
 }

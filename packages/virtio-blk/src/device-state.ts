@@ -3,15 +3,16 @@
  * configuration space, and the queues. The transport may run on one thread, each queue's worker on another, and the
  * guest on a third: what one does that matters to another ends with a ring of that thread's doorbell.
  */
-import { BlockError, ByteView, encodeUtf8, isPowerOfTwo, SECTOR_SIZE } from "@spindle/base";
-import { ThreadTable, type ThreadTableHandle } from "@spindle/shared-memory";
-import { CAPACITY_OFFSET, CONFIG_BYTES, encodeConfiguration } from "./config-space.ts";
-import { DEVICE_ID_BYTES } from "./device.ts";
-import { acceptableFeatures, type FeatureBits, offeredFeatures } from "./features.ts";
-import type { GuestMemoryHandle } from "./guest-memory.ts";
+import { ByteView } from "@spindle/base";
+import { ThreadTable } from "@spindle/shared-memory";
+import { CacheChoice, isWriteback } from "./cache-mode.ts";
+import { CONFIG_BYTES, setCapacity, WRITEBACK_OFFSET } from "./config-space.ts";
+import type { VirtioBlkHandle } from "./create-device.ts";
+import { acceptableFeatures, type FeatureBits, VIRTIO_BLK_F_CONFIG_WCE } from "./features.ts";
+import { type IoErrorReport, IoErrorRing } from "./io-error.ts";
 import type { QueueFault } from "./queue-fault.ts";
-import { QUEUE_SIZE_LIMIT } from "./queue-layout.ts";
 import { decodeThread, encodeThread, QUEUE_STATE_WORDS, QueueState } from "./queue-state.ts";
+import { CONFIG_COPY_BYTES, CONFIG_START, errorRingStart, QUEUES_WORD } from "./state-layout.ts";
 
 export const VIRTIO_CONFIG_S_ACKNOWLEDGE = 1;
 export const VIRTIO_CONFIG_S_DRIVER = 2;
@@ -39,97 +40,17 @@ const FEATURES_HIGH = 3;
 const CONFIG_GENERATION = 4;
 const CONFIG_THREAD = 5;
 const RESETTING = 6;
-const GLOBAL_WORDS = 16;
-/** The configuration space stands twice: readers use one copy while the other is changed. */
-const CONFIG_COPY_BYTES = 64;
-const QUEUES_WORD = GLOBAL_WORDS + (2 * CONFIG_COPY_BYTES) / 4;
-
-export interface VirtioBlkOptions {
-  readonly memory: GuestMemoryHandle;
-  readonly threads: ThreadTableHandle;
-  /** Bytes. */
-  readonly diskLength: number;
-  readonly readOnly?: boolean;
-  /** 1 to 1024; 1 when left out. */
-  readonly queueCount?: number;
-  /** The most entries of a queue: a power of two up to 32768; 256 when left out. */
-  readonly queueSizeMax?: number;
-  /** Offers packed rings; the driver chooses. Not offered when left out. */
-  readonly packed?: boolean;
-  /** Offers to give requests back in the order in which they came, also when they end in another. */
-  readonly inOrder?: boolean;
-  /**
-   * The most buffers of data that a request is advised to have; what a queue of `queueSizeMax` entries holds when left
-   * out. A chain is no longer than its queue, so less is said where drivers may choose smaller queues.
-   */
-  readonly segmentsMax?: number;
-  /** What GET_ID answers: up to 20 bytes. */
-  readonly serial?: string;
-  /** Bytes: a power of two from 512 on, which is also what it is when left out. */
-  readonly logicalBlockSize?: number;
-  /** Bytes: `logicalBlockSize`, or up to 2^7 times as much; 4096 when left out. */
-  readonly physicalBlockSize?: number;
-  /** Bytes: the image's cluster size; `logicalBlockSize` when left out. */
-  readonly discardGranularity?: number;
-}
-
-/** A device, fit to be posted to other threads. */
-export interface VirtioBlkHandle {
-  readonly state: SharedArrayBuffer;
-  readonly memory: GuestMemoryHandle;
-  readonly threads: ThreadTableHandle;
-  readonly queueCount: number;
-  readonly queueSizeMax: number;
-  readonly offered: FeatureBits;
-  readonly logicalBlockSize: number;
-  readonly serial: Uint8Array;
-}
-
-/**
- * Makes a device in its reset state.
- * @throws {BlockError} EINVAL when an option is out of its range.
- */
-export function createVirtioBlk(options: VirtioBlkOptions): VirtioBlkHandle {
-  const { queueCount = 1, queueSizeMax = 256, logicalBlockSize = SECTOR_SIZE, readOnly = false } = options;
-  const physicalBlockSize = options.physicalBlockSize ?? Math.max(4096, logicalBlockSize);
-  const discardGranularity = options.discardGranularity ?? logicalBlockSize;
-  // Two descriptors of a chain are the header and the status.
-  const segmentsMax = options.segmentsMax ?? Math.max(1, queueSizeMax - 2);
-  const serial = encodeUtf8(options.serial ?? "");
-  const ratio = physicalBlockSize / logicalBlockSize;
-  requireOption(Number.isInteger(queueCount) && queueCount >= 1 && queueCount <= 1024, "queueCount");
-  requireOption(isPowerOfTwo(queueSizeMax) && queueSizeMax <= QUEUE_SIZE_LIMIT, "queueSizeMax");
-  requireOption(Number.isInteger(segmentsMax) && segmentsMax >= 1 && segmentsMax <= queueSizeMax, "segmentsMax");
-  requireOption(isPowerOfTwo(logicalBlockSize) && logicalBlockSize >= SECTOR_SIZE, "logicalBlockSize");
-  requireOption(isPowerOfTwo(ratio) && ratio <= 2 ** 7, "physicalBlockSize");
-  requireOption(isPowerOfTwo(discardGranularity) && discardGranularity >= logicalBlockSize, "discardGranularity");
-  requireOption(serial.length <= DEVICE_ID_BYTES, "serial");
-  const state = new SharedArrayBuffer(4 * (QUEUES_WORD + queueCount * QUEUE_STATE_WORDS));
-  const configuration = encodeConfiguration({
-    diskLength: options.diskLength,
-    readOnly,
-    queueCount,
-    segmentsMax,
-    logicalBlockSize,
-    physicalBlockSize,
-    discardGranularity,
-  });
-  new Uint8Array(state, GLOBAL_WORDS * 4).set(configuration);
-  const { packed = false, inOrder = false } = options;
-  const offered = offeredFeatures({ readOnly, queueCount, packed, inOrder });
-  const { memory, threads } = options;
-  return { state, memory, threads, queueCount, queueSizeMax, offered, logicalBlockSize, serial };
-}
-
-function requireOption(valid: boolean, name: string): void {
-  if (!valid) throw new BlockError("EINVAL", `virtio-blk option '${name}' is out of range`);
-}
+const CACHE_CHOICE = 7;
+/** 1 while requests wait for the host to resume the device. */
+const STOPPED = 8;
+const ERROR_THREAD = 9;
 
 export class DeviceState {
   readonly handle: VirtioBlkHandle;
   readonly queues: readonly QueueState[];
   readonly #words: Uint32Array;
   readonly #threads: ThreadTable;
+  readonly #errors: readonly IoErrorRing[];
 
   constructor(handle: VirtioBlkHandle) {
     this.handle = handle;
@@ -139,6 +60,8 @@ export class DeviceState {
       const start = QUEUES_WORD + index * QUEUE_STATE_WORDS;
       return new QueueState(this.#words.subarray(start, start + QUEUE_STATE_WORDS));
     });
+    const errors = errorRingStart(handle.queueCount);
+    this.#errors = this.queues.map((_, index) => new IoErrorRing(handle.state, errors + index * IoErrorRing.BYTES));
   }
 
   /** The device status. Not 0 before a reset is over. */
@@ -190,6 +113,9 @@ export class DeviceState {
         after &= ~VIRTIO_CONFIG_S_FEATURES_OK;
       if ((after & VIRTIO_CONFIG_S_FEATURES_OK) === 0) after &= ~VIRTIO_CONFIG_S_DRIVER_OK;
       if (Atomics.compareExchange(this.#words, STATUS, before, after) !== before) continue;
+      // What a driver wrote before it had negotiated the right to is forgotten.
+      if ((after & ~before & VIRTIO_CONFIG_S_FEATURES_OK) !== 0)
+        Atomics.store(this.#words, CACHE_CHOICE, CacheChoice.none);
       // Buffers may have been made available before, and nobody need kick for them again.
       if ((after & ~before & VIRTIO_CONFIG_S_DRIVER_OK) !== 0) this.wakeServers();
       return;
@@ -226,6 +152,7 @@ export class DeviceState {
     Atomics.store(this.#words, FEATURES_LOW, 0);
     Atomics.store(this.#words, FEATURES_HIGH, 0);
     Atomics.store(this.#words, INTERRUPT_STATUS, 0);
+    Atomics.store(this.#words, CACHE_CHOICE, CacheChoice.none);
     Atomics.store(this.#words, RESETTING, 0);
     Atomics.store(this.#words, STATUS, 0);
     return true;
@@ -270,7 +197,7 @@ export class DeviceState {
     const generation = this.configGeneration;
     const next = this.#configurationCopy(generation + 1);
     next.set(this.#configurationCopy(generation));
-    new ByteView(next).setU64le(CAPACITY_OFFSET, Math.floor(length / SECTOR_SIZE));
+    setCapacity(new ByteView(next), length);
     Atomics.store(this.#words, CONFIG_GENERATION, generation + 1);
     if (this.driverOk) this.#interruptConfiguration();
   }
@@ -281,11 +208,69 @@ export class DeviceState {
     const copy = this.#configurationCopy(this.configGeneration);
     for (let index = 0; index < length && offset + index < CONFIG_BYTES; index++)
       bytes[index] = copy[offset + index] as number;
+    const writeback = WRITEBACK_OFFSET - offset;
+    if (writeback >= 0 && writeback < length) bytes[writeback] = this.writeback ? 1 : 0;
     return bytes;
   }
 
+  /** Writes to the configuration space from any offset. Of its bytes a driver may change `writeback`. */
+  writeConfiguration(offset: number, bytes: Uint8Array): void {
+    const value = bytes[WRITEBACK_OFFSET - offset];
+    if (value === undefined) return;
+    const negotiated = (this.driverFeatures.low & VIRTIO_BLK_F_CONFIG_WCE) !== 0;
+    if (this.#featuresFixed && !negotiated) return;
+    Atomics.store(this.#words, CACHE_CHOICE, value === 0 ? CacheChoice.writethrough : CacheChoice.writeback);
+  }
+
+  /** Whether completed writes may still be in a volatile cache. */
+  get writeback(): boolean {
+    return isWriteback(this.driverFeatures, this.#featuresFixed, this.cacheChoice);
+  }
+
+  get cacheChoice(): CacheChoice {
+    return Atomics.load(this.#words, CACHE_CHOICE) as CacheChoice;
+  }
+
+  /** The thread to ring for errors of the disk. */
+  set errorThread(thread: number | undefined) {
+    Atomics.store(this.#words, ERROR_THREAD, encodeThread(thread));
+  }
+
+  /** Whether the error policy has stopped the device: nothing new is begun, and what failed waits to be done again. */
+  get stopped(): boolean {
+    return Atomics.load(this.#words, STOPPED) !== 0;
+  }
+
+  /** Lets the device go on after the host has seen to the error. Called by any thread. */
+  resume(): void {
+    Atomics.store(this.#words, STOPPED, 0);
+    this.wakeServers();
+  }
+
+  /** Notes an error of the disk for the host. Called by the thread that serves the queue. */
+  ioFailed(queue: QueueState, report: Omit<IoErrorReport, "queue" | "missed" | "nospace">): void {
+    if (report.action === "stop" && Atomics.exchange(this.#words, STOPPED, 1) === 0) this.wakeServers();
+    this.#errors[this.queues.indexOf(queue)]?.push(report);
+    const thread = decodeThread(Atomics.load(this.#words, ERROR_THREAD));
+    if (thread !== undefined) this.#threads.ring(thread);
+  }
+
+  /** Takes the errors of the disk that were reported since the last call. One thread calls this. */
+  takeIoErrors(): IoErrorReport[] {
+    const reports: IoErrorReport[] = [];
+    this.#errors.forEach((ring, queue) => {
+      for (let report = ring.pop(queue); report !== undefined; report = ring.pop(queue)) reports.push(report);
+    });
+    return reports;
+  }
+
+  /** Whether the driver can no longer change its features. Legacy drivers end with DRIVER_OK. */
+  get #featuresFixed(): boolean {
+    return (this.status & (VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK)) !== 0;
+  }
+
   #configurationCopy(generation: number): Uint8Array {
-    const start = GLOBAL_WORDS * 4 + (generation % 2) * CONFIG_COPY_BYTES;
+    const start = CONFIG_START + (generation % 2) * CONFIG_COPY_BYTES;
     return new Uint8Array(this.handle.state, start, CONFIG_COPY_BYTES);
   }
 

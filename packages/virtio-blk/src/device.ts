@@ -2,10 +2,9 @@
  * The back half of the device: executes requests on a disk (virtio 1.2 §5.2.6). It knows the rules of the request types
  * and nothing of rings or bytes.
  */
-import { type Co, isBlockError, SECTOR_SIZE } from "@spindle/base";
-import { MAX_SEGMENT_SECTORS } from "./config-space.ts";
+import { type Co, type ErrnoName, isBlockError, SECTOR_SIZE, until } from "@spindle/base";
+import { MAX_SEGMENT_SECTORS, MAX_SEGMENTS } from "./config-space.ts";
 import type { Disk } from "./disk.ts";
-import { VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_WRITE_ZEROES } from "./features.ts";
 import {
   type Request,
   type Segments,
@@ -18,6 +17,7 @@ import {
   VIRTIO_BLK_T_WRITE_ZEROES,
   VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 } from "./request.ts";
+import type { RequestContext } from "./request-context.ts";
 import { statusOfError, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP } from "./status.ts";
 
 /** Bytes of the device identification that GET_ID reads. */
@@ -40,34 +40,52 @@ export class VirtioBlkDevice {
   }
 
   /**
-   * Executes a request. Errors of the disk become its status; only what is no BlockError is thrown.
-   * @param features bits 0 to 31 of what the driver negotiated
+   * Executes a request. Errors of the disk become its status, as far as the error policy lets the driver see them; only
+   * what is no BlockError is thrown.
    * @returns the status byte.
    */
-  *execute(request: Request, features: number): Co<number> {
-    try {
-      switch (request.type) {
-        case VIRTIO_BLK_T_IN:
-          return yield* this.#read(request);
-        case VIRTIO_BLK_T_OUT:
-          return yield* this.#write(request, features);
-        case VIRTIO_BLK_T_FLUSH:
-        case VIRTIO_BLK_T_FLUSH_OUT:
-          yield* this.#disk.flush();
-          return VIRTIO_BLK_S_OK;
-        case VIRTIO_BLK_T_GET_ID:
-          return this.#getId(request);
-        case VIRTIO_BLK_T_DISCARD:
-          return yield* this.#discard(request.segments as Segments, features);
-        case VIRTIO_BLK_T_WRITE_ZEROES:
-          return yield* this.#writeZeroes(request.segments as Segments, features);
-        default:
-          return VIRTIO_BLK_S_UNSUPP;
+  *execute(request: Request, context: RequestContext): Co<number> {
+    for (;;) {
+      try {
+        return yield* this.#attempt(request, context);
+      } catch (error) {
+        if (!isBlockError(error)) throw error;
+        const status = statusOfError(error.code);
+        if (status === VIRTIO_BLK_S_UNSUPP) return status;
+        const action = context.failed(describeError(request, error.code));
+        if (action === "report") return status;
+        if (action === "ignore") return this.#ignore(request);
+        yield* until(() => !context.stopped || context.abandoned);
+        if (context.abandoned) return status;
       }
-    } catch (error) {
-      if (isBlockError(error)) return statusOfError(error.code);
-      throw error;
     }
+  }
+
+  *#attempt(request: Request, context: RequestContext): Co<number> {
+    switch (request.type) {
+      case VIRTIO_BLK_T_IN:
+        return yield* this.#read(request);
+      case VIRTIO_BLK_T_OUT:
+        return yield* this.#write(request, context);
+      case VIRTIO_BLK_T_FLUSH:
+      case VIRTIO_BLK_T_FLUSH_OUT:
+        yield* this.#disk.flush();
+        return VIRTIO_BLK_S_OK;
+      case VIRTIO_BLK_T_GET_ID:
+        return this.#getId(request);
+      case VIRTIO_BLK_T_DISCARD:
+        return yield* this.#discard(request.segments as Segments, context);
+      case VIRTIO_BLK_T_WRITE_ZEROES:
+        return yield* this.#writeZeroes(request.segments as Segments, context);
+      default:
+        return VIRTIO_BLK_S_UNSUPP;
+    }
+  }
+
+  /** The driver is told that all is well: then at least it must not take its own old bytes for the disk's. */
+  #ignore(request: Request): number {
+    if (request.type === VIRTIO_BLK_T_IN) request.data.fill(0);
+    return VIRTIO_BLK_S_OK;
   }
 
   /** Bytes of data that a request with this status wrote to guest memory. */
@@ -83,44 +101,48 @@ export class VirtioBlkDevice {
     return VIRTIO_BLK_S_OK;
   }
 
-  *#write(request: Request, features: number): Co<number> {
+  *#write(request: Request, context: RequestContext): Co<number> {
     if (this.#disk.readOnly || !this.#inside(request.sector, request.data.length)) return VIRTIO_BLK_S_IOERR;
     if (request.data.length === 0) return VIRTIO_BLK_S_OK;
-    // A driver that cannot send a flush takes every completed write for durable.
-    const flags = (features & VIRTIO_BLK_F_FLUSH) === 0 ? WRITETHROUGH : WRITEBACK;
+    const flags = context.writesDurable ? WRITETHROUGH : WRITEBACK;
     yield* this.#disk.write(request.sector * SECTOR_SIZE, request.data, flags);
     return VIRTIO_BLK_S_OK;
   }
 
-  *#discard(segments: Segments, features: number): Co<number> {
-    const refused = this.#refuseSegments(segments, (features & VIRTIO_BLK_F_DISCARD) !== 0, 0);
+  *#discard(segments: Segments, context: RequestContext): Co<number> {
+    const refused = this.#refuseSegments(segments, context.discard, 0);
     if (refused !== undefined) return refused;
-    if (segments.sectorCount > 0)
-      yield* this.#disk.discard(segments.sector * SECTOR_SIZE, segments.sectorCount * SECTOR_SIZE);
+    for (const { sector, sectorCount } of segments.list)
+      if (sectorCount > 0) yield* this.#disk.discard(sector * SECTOR_SIZE, sectorCount * SECTOR_SIZE);
     return VIRTIO_BLK_S_OK;
   }
 
-  *#writeZeroes(segments: Segments, features: number): Co<number> {
-    const negotiated = (features & VIRTIO_BLK_F_WRITE_ZEROES) !== 0;
-    const refused = this.#refuseSegments(segments, negotiated, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
+  *#writeZeroes(segments: Segments, context: RequestContext): Co<number> {
+    const refused = this.#refuseSegments(segments, context.writeZeroes, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
     if (refused !== undefined) return refused;
-    if (segments.sectorCount > 0) {
-      yield* this.#disk.writeZeroes(segments.sector * SECTOR_SIZE, segments.sectorCount * SECTOR_SIZE, {
-        mayUnmap: (segments.flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP) !== 0,
-        fua: (features & VIRTIO_BLK_F_FLUSH) === 0,
-      });
+    const fua = context.writesDurable;
+    for (const { sector, sectorCount, flags } of segments.list) {
+      if (sectorCount === 0) continue;
+      const mayUnmap = (flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP) !== 0;
+      yield* this.#disk.writeZeroes(sector * SECTOR_SIZE, sectorCount * SECTOR_SIZE, { mayUnmap, fua });
     }
     return VIRTIO_BLK_S_OK;
   }
 
-  /** The status with which a discard or write zeroes request is refused, or undefined when it may go on. */
-  #refuseSegments(segments: Segments, negotiated: boolean, knownFlags: number): number | undefined {
+  /**
+   * The status with which a discard or write zeroes request is refused, or undefined when it may go on. All segments are
+   * looked at before the first is done.
+   */
+  #refuseSegments({ count, list }: Segments, negotiated: boolean, knownFlags: number): number | undefined {
     if (this.#disk.readOnly) return VIRTIO_BLK_S_IOERR;
-    if (!negotiated || segments.count >= 2) return VIRTIO_BLK_S_UNSUPP;
-    if (segments.count !== 1) return VIRTIO_BLK_S_IOERR;
-    if ((segments.flags & ~knownFlags) !== 0) return VIRTIO_BLK_S_UNSUPP;
-    if (segments.sectorCount > MAX_SEGMENT_SECTORS) return VIRTIO_BLK_S_IOERR;
-    return this.#inside(segments.sector, segments.sectorCount * SECTOR_SIZE) ? undefined : VIRTIO_BLK_S_IOERR;
+    if (!negotiated || count > MAX_SEGMENTS) return VIRTIO_BLK_S_UNSUPP;
+    if (list.length === 0) return VIRTIO_BLK_S_IOERR;
+    if (list.some(({ flags }) => (flags & ~knownFlags) !== 0)) return VIRTIO_BLK_S_UNSUPP;
+    const possible = list.every(
+      ({ sector, sectorCount }) =>
+        sectorCount <= MAX_SEGMENT_SECTORS && this.#inside(sector, sectorCount * SECTOR_SIZE),
+    );
+    return possible ? undefined : VIRTIO_BLK_S_IOERR;
   }
 
   #getId(request: Request): number {
@@ -134,4 +156,14 @@ export class VirtioBlkDevice {
     if (sector > sectors || sector + length / SECTOR_SIZE > sectors) return false;
     return (sector * SECTOR_SIZE) % this.#logicalBlockSize === 0 && length % this.#logicalBlockSize === 0;
   }
+}
+
+/** What the host is told of a request that failed. Offsets and lengths are bytes. */
+function describeError(request: Request, reason: ErrnoName): Parameters<RequestContext["failed"]>[0] {
+  const operation = request.type === VIRTIO_BLK_T_IN ? "read" : "write";
+  const [segment] = request.segments?.list ?? [];
+  const { sector, length } = segment
+    ? { sector: segment.sector, length: segment.sectorCount * SECTOR_SIZE }
+    : { sector: request.sector, length: request.data.length };
+  return { operation, reason, offset: sector * SECTOR_SIZE, length };
 }

@@ -1,10 +1,6 @@
 export { MAX_SEGMENT_SECTORS } from "./config-space.ts";
-export {
-  createVirtioBlk,
-  DeviceState,
-  type VirtioBlkHandle,
-  type VirtioBlkOptions,
-} from "./device-state.ts";
+export { createVirtioBlk, type VirtioBlkHandle, type VirtioBlkOptions } from "./create-device.ts";
+export { DeviceState } from "./device-state.ts";
 export type { Disk } from "./disk.ts";
 export {
   type GuestHandle,
@@ -15,9 +11,10 @@ export {
   resetDevice,
   startGuest,
 } from "./driver/guest-driver.ts";
-export { GuestQueue, type GuestRequest } from "./driver/guest-queue.ts";
+export { GuestQueue, type GuestRange, type GuestRequest } from "./driver/guest-queue.ts";
 export { type FeatureBits, ringFeatures } from "./features.ts";
 export { GuestMemory, type GuestMemoryHandle, type GuestRegion } from "./guest-memory.ts";
+export type { ErrorAction, ErrorPolicy, IoErrorReport } from "./io-error.ts";
 export { MmioTransport } from "./mmio.ts";
 export type { QueueFault } from "./queue-fault.ts";
 export type { QueueLayout } from "./queue-layout.ts";

@@ -3,7 +3,8 @@
  * An emulator calls it from its memory-access hook; it never blocks, and no access of a guest makes it throw.
  */
 import { type Co, until } from "@spindle/base";
-import { DeviceState, type VirtioBlkHandle } from "./device-state.ts";
+import type { VirtioBlkHandle } from "./create-device.ts";
+import { DeviceState } from "./device-state.ts";
 import { ringFeatures } from "./features.ts";
 import { GuestMemory } from "./guest-memory.ts";
 import { openVirtqueue } from "./open-virtqueue.ts";
@@ -75,8 +76,12 @@ export class MmioTransport implements mmio.Registers {
   }
 
   write(offset: number, value: number, width: 1 | 2 | 4 = 4): void {
-    // Nothing of the configuration space can be written: its only such field, writeback, is not offered.
-    if (width !== 4 || !isAccess(offset, width) || offset >= mmio.VIRTIO_MMIO_CONFIG) return;
+    if (!isAccess(offset, width)) return;
+    if (offset >= mmio.VIRTIO_MMIO_CONFIG) {
+      this.#state.writeConfiguration(offset - mmio.VIRTIO_MMIO_CONFIG, littleEndian(value, width));
+      return;
+    }
+    if (width !== 4) return;
     const word = value >>> 0;
     if (offset === mmio.VIRTIO_MMIO_QUEUE_NOTIFY) {
       const kicked = this.#state.queues[word];
@@ -165,4 +170,8 @@ export class MmioTransport implements mmio.Registers {
 
 function isAccess(offset: number, width: number): boolean {
   return Number.isSafeInteger(offset) && offset >= 0 && (width === 1 || width === 2 || width === 4);
+}
+
+function littleEndian(value: number, width: number): Uint8Array {
+  return Uint8Array.from({ length: width }, (_, index) => value >>> (8 * index));
 }

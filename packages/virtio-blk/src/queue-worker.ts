@@ -4,8 +4,9 @@
  * coroutine of the runner; a worker thread calls `serveQueues`.
  */
 import { BlockError, type Co, type Condition, type Runner, type SyncRunner } from "@spindle/base";
+import type { VirtioBlkHandle } from "./create-device.ts";
 import { VirtioBlkDevice } from "./device.ts";
-import { DeviceState, type VirtioBlkHandle } from "./device-state.ts";
+import { DeviceState } from "./device-state.ts";
 import type { Disk } from "./disk.ts";
 import { GuestMemory } from "./guest-memory.ts";
 import type { QueueState } from "./queue-state.ts";

@@ -4,6 +4,7 @@
  */
 import { ByteView } from "@spindle/base";
 import { IoVector } from "@spindle/block";
+import { MAX_SEGMENTS } from "./config-space.ts";
 import type { DescriptorChain } from "./descriptor-chain.ts";
 import type { GuestMemory, GuestWindow } from "./guest-memory.ts";
 
@@ -24,13 +25,19 @@ export const REQUEST_HEADER_BYTES = 16;
 /** Bytes of one segment of a discard or write zeroes request. */
 export const SEGMENT_BYTES = 16;
 
-/** The first segment of a discard or write zeroes request, and how many there are. */
-export interface Segments {
-  /** Segments in the request; a fraction when the data ends inside of one. */
-  readonly count: number;
+/** One range of a discard or write zeroes request. */
+export interface Segment {
   readonly sector: number;
   readonly sectorCount: number;
   readonly flags: number;
+}
+
+/** The segments of a discard or write zeroes request. */
+export interface Segments {
+  /** How many the request says it has; a fraction when the data ends inside of one. */
+  readonly count: number;
+  /** All of them, unless the number is a fraction or larger than the device takes: none then. */
+  readonly list: readonly Segment[];
 }
 
 /** A request in private memory, but for its data, which stays in guest memory. */
@@ -89,7 +96,7 @@ const TYPE_WITHOUT_BARRIER = 0x7fff_ffff;
 /** Parses chains into requests; one for each queue, because it keeps a scratch buffer. */
 export class RequestParser {
   readonly #memory: GuestMemory;
-  readonly #scratch: ByteView = new ByteView(new Uint8Array(REQUEST_HEADER_BYTES));
+  readonly #scratch: ByteView = new ByteView(new Uint8Array(MAX_SEGMENTS * SEGMENT_BYTES));
 
   constructor(memory: GuestMemory) {
     this.#memory = memory;
@@ -129,13 +136,16 @@ export class RequestParser {
   }
 
   #segments(chain: DescriptorChain): Segments | undefined {
-    if (!this.#copyReadable(chain, REQUEST_HEADER_BYTES, SEGMENT_BYTES)) return undefined;
-    return {
-      count: (chain.readableLength - REQUEST_HEADER_BYTES) / SEGMENT_BYTES,
-      sector: this.#scratch.u32le(0) + this.#scratch.u32le(4) * 2 ** 32,
-      sectorCount: this.#scratch.u32le(8),
-      flags: this.#scratch.u32le(12),
-    };
+    const length = chain.readableLength - REQUEST_HEADER_BYTES;
+    const count = length / SEGMENT_BYTES;
+    if (!Number.isInteger(count) || count > MAX_SEGMENTS) return { count, list: [] };
+    if (!this.#copyReadable(chain, REQUEST_HEADER_BYTES, length)) return undefined;
+    const list = Array.from({ length: count }, (_, index) => ({
+      sector: this.#scratch.u32le(SEGMENT_BYTES * index) + this.#scratch.u32le(SEGMENT_BYTES * index + 4) * 2 ** 32,
+      sectorCount: this.#scratch.u32le(SEGMENT_BYTES * index + 8),
+      flags: this.#scratch.u32le(SEGMENT_BYTES * index + 12),
+    }));
+    return { count, list };
   }
 
   /** Views of `length` bytes, `skip` bytes behind the start of buffer `first`. Undefined when some are not memory. */

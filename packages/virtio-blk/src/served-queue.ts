@@ -10,6 +10,7 @@ import type { DeviceState } from "./device-state.ts";
 import { ringFeatures } from "./features.ts";
 import type { GuestMemory } from "./guest-memory.ts";
 import { openVirtqueue } from "./open-virtqueue.ts";
+import { QueueContext } from "./queue-context.ts";
 import type { QueueFault } from "./queue-fault.ts";
 import { isEnabled, type QueueState } from "./queue-state.ts";
 import { type Request, RequestParser } from "./request.ts";
@@ -48,7 +49,7 @@ export class ServedQueue {
   readonly #parser: RequestParser;
   readonly #chain: DescriptorChain;
   #ring: Virtqueue | undefined;
-  #features = 0;
+  #context: QueueContext | undefined;
   /** The epoch that the ring and the requests in flight belong to; undefined before the first look. */
   #epoch: number | undefined;
   #inFlight = 0;
@@ -75,16 +76,17 @@ export class ServedQueue {
   hasWork(taking: boolean): boolean {
     if (this.#stale) return this.#inFlight === 0;
     if (this.#completed.ready) return true;
-    if (!taking) return false;
+    if (!taking || this.#state.stopped) return false;
     if (this.#ring === undefined) return this.#mayOpen();
     return this.#completed.outstanding < this.#ring.size && this.#ring.hasAvailable;
   }
 
   /** Gives back what is done, takes all new chains, and starts them. */
   poll(taking: boolean): void {
+    if (!taking && this.#context !== undefined) this.#context.ending = true;
     this.#followEpoch();
     this.#deliver();
-    if (!taking || this.#stale) return;
+    if (!taking || this.#stale || this.#state.stopped) return;
     if (this.#ring === undefined && this.#mayOpen()) this.#open();
     if (this.#ring === undefined) return;
     this.#takeAll(this.#ring);
@@ -123,9 +125,8 @@ export class ServedQueue {
   }
 
   #open(): void {
-    const negotiated = this.#state.driverFeatures;
-    const features = ringFeatures(negotiated);
-    this.#features = negotiated.low;
+    const features = ringFeatures(this.#state.driverFeatures);
+    this.#context = new QueueContext(this.#state, this.#queue);
     this.#completed = new CompletedChains(features.inOrder);
     this.#ring = openVirtqueue(this.#memory, this.#queue.layout, features, this.#queue.position);
     if (this.#ring === undefined) this.#latch("the rings are not valid guest memory");
@@ -135,7 +136,7 @@ export class ServedQueue {
     if (ring.fault !== undefined) return;
     ring.suppressKicks();
     // The bound keeps a guest that offers chains it has not got back from piling up requests without end.
-    while (this.#completed.outstanding < ring.size && ring.take(this.#chain)) this.#start(ring);
+    while (this.#completed.outstanding < ring.size && !this.#state.stopped && ring.take(this.#chain)) this.#start(ring);
     if (ring.fault !== undefined) this.#latch(ring.fault);
   }
 
@@ -157,7 +158,7 @@ export class ServedQueue {
 
   /** Advances a request here and now; only when it has to wait does it go to the runner. */
   #run(request: Request, ticket: number): void {
-    const co = this.#device.execute(request, this.#features);
+    const co = this.#device.execute(request, this.#context as QueueContext);
     let step: ReturnType<typeof co.next>;
     try {
       step = co.next();

@@ -1,7 +1,7 @@
 /** A guest, a device and a disk on one thread, in one runner that never sleeps: what can go on goes on in `poll`. */
 import { SyncRunner } from "@spindle/base";
 import { type Thread, ThreadTable } from "@spindle/shared-memory";
-import { createVirtioBlk, type VirtioBlkHandle, type VirtioBlkOptions } from "../src/device-state.ts";
+import { createVirtioBlk, type VirtioBlkHandle, type VirtioBlkOptions } from "../src/create-device.ts";
 import { type GuestHandle, type GuestQueuePlan, planGuest, startGuest } from "../src/driver/guest-driver.ts";
 import { GuestQueue } from "../src/driver/guest-queue.ts";
 import { PackedDriverRing } from "../src/driver/packed-driver-ring.ts";

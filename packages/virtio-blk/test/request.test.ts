@@ -94,9 +94,7 @@ test("the segment of a discard is the same however it is cut", () => {
     const parsed = parser.parse(chainOf(whole, readableCuts, [1]));
     expect(parsed.kind === "request" && parsed.request.segments).toEqual({
       count: 1,
-      sector: 0x201,
-      sectorCount: 8,
-      flags: 1,
+      list: [{ sector: 0x201, sectorCount: 8, flags: 1 }],
     });
   }
 });

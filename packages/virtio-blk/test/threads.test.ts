@@ -4,7 +4,8 @@ import { Worker } from "node:worker_threads";
 import { SyncRunner } from "@spindle/base";
 import { type Thread, ThreadTable } from "@spindle/shared-memory";
 import { afterEach, expect, test } from "vitest";
-import { createVirtioBlk, DeviceState, type VirtioBlkHandle } from "../src/device-state.ts";
+import { createVirtioBlk, type VirtioBlkHandle } from "../src/create-device.ts";
+import { DeviceState } from "../src/device-state.ts";
 import {
   type GuestHandle,
   type GuestQueuePlan,

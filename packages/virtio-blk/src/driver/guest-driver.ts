@@ -3,12 +3,12 @@
  * the device up through its registers. What it returns can be posted to the threads on which the guest uses its queues.
  */
 import { alignUp, BlockError, type Co, type Condition, SECTOR_SIZE } from "@spindle/base";
+import type { VirtioBlkHandle } from "../create-device.ts";
 import {
   VIRTIO_CONFIG_S_ACKNOWLEDGE,
   VIRTIO_CONFIG_S_DRIVER,
   VIRTIO_CONFIG_S_DRIVER_OK,
   VIRTIO_CONFIG_S_FEATURES_OK,
-  type VirtioBlkHandle,
 } from "../device-state.ts";
 import { type FeatureBits, ringFeatures } from "../features.ts";
 import { GuestMemory } from "../guest-memory.ts";

@@ -2,7 +2,7 @@
  * A guest's use of one virtqueue on one thread: many requests in flight, as coroutines (`read`, `write`, ...) or slot
  * by slot (`submit`, `commit`, `collect`). The buffers are prepared once; a request costs a few stores.
  */
-import { assert, BlockError, type Co, type Condition, SECTOR_SIZE } from "@spindle/base";
+import { assert, BlockError, ByteView, type Co, type Condition, SECTOR_SIZE } from "@spindle/base";
 import { DEVICE_ID_BYTES } from "../device.ts";
 import { DeviceState, VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET } from "../device-state.ts";
 import { ringFeatures } from "../features.ts";
@@ -28,7 +28,6 @@ import { PackedDriverRing } from "./packed-driver-ring.ts";
 import { SplitDriverRing } from "./split-driver-ring.ts";
 
 /** Places inside of a slot: the indirect tables of a request with data and of one without stand behind the rest. */
-const SEGMENT = REQUEST_HEADER_BYTES;
 const STATUS = 32;
 const TABLE = 48;
 const BARE_TABLE = 96;
@@ -44,6 +43,14 @@ export interface GuestRequest {
   /** Bytes of data, or of the range to discard or zero. */
   readonly length?: number;
   /** For write zeroes. */
+  readonly unmap?: boolean;
+  /** Several ranges to discard or zero, instead of the one that `offset`, `length` and `unmap` describe. */
+  readonly ranges?: readonly GuestRange[];
+}
+
+export interface GuestRange {
+  readonly offset: number;
+  readonly length: number;
   readonly unmap?: boolean;
 }
 
@@ -170,6 +177,12 @@ export class GuestQueue {
     this.#finishOrThrow(slot, "discard");
   }
 
+  /** Discards, or zeroes, several ranges with one request: at most 256. */
+  *ranges(type: number, ranges: readonly GuestRange[]): Co<void> {
+    const slot = yield* this.#run({ type, ranges });
+    this.#finishOrThrow(slot, "discard or zero ranges");
+  }
+
   *flush(): Co<void> {
     const slot = yield* this.#run({ type: VIRTIO_BLK_T_FLUSH });
     this.#finishOrThrow(slot, "flush");
@@ -233,29 +246,38 @@ export class GuestQueue {
   }
 
   #place(slot: number, request: GuestRequest): void {
-    const { type, offset = 0, length = 0, unmap = false } = request;
+    const { type, offset = 0, length = 0 } = request;
     const ranged = type === VIRTIO_BLK_T_DISCARD || type === VIRTIO_BLK_T_WRITE_ZEROES;
-    if (!ranged) this.#requireFits(slot, length);
+    const dataLength = ranged ? this.#placeRanges(slot, request) : length;
+    this.#requireFits(slot, dataLength);
     const memory = this.#slots[slot] as GuestWindow;
     memory.setU32(0, type);
     memory.setU64(8, ranged ? 0 : offset / SECTOR_SIZE);
     memory.setU8(STATUS, STATUS_UNWRITTEN);
-    if (ranged) {
-      memory.setU64(SEGMENT, offset / SECTOR_SIZE);
-      memory.setU32(SEGMENT + 8, length / SECTOR_SIZE);
-      memory.setU32(SEGMENT + 12, unmap ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0);
-    }
-    const address = ranged ? this.#slotAddress(slot) + SEGMENT : this.#plan.dataAddress + slot * this.#plan.dataBytes;
     this.#order?.push(slot);
-    this.#ring.offerChain(slot, this.#describe(slot, address, ranged ? SEGMENT_BYTES : length, type));
+    this.#ring.offerChain(slot, this.#describe(slot, dataLength, type));
+  }
+
+  /** Writes the segments of a request into its data buffer. @returns their bytes. */
+  #placeRanges(slot: number, request: GuestRequest): number {
+    const { offset = 0, length = 0, unmap = false } = request;
+    const ranges = request.ranges ?? [{ offset, length, unmap }];
+    this.#requireFits(slot, ranges.length * SEGMENT_BYTES);
+    const { buffer, byteOffset } = this.buffer(slot);
+    const view = new ByteView(new Uint8Array(buffer, byteOffset, ranges.length * SEGMENT_BYTES));
+    ranges.forEach((range, index) => {
+      view.setU64le(SEGMENT_BYTES * index, range.offset / SECTOR_SIZE);
+      view.setU32le(SEGMENT_BYTES * index + 8, range.length / SECTOR_SIZE);
+      view.setU32le(SEGMENT_BYTES * index + 12, range.unmap === true ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0);
+    });
+    return ranges.length * SEGMENT_BYTES;
   }
 
   /** The chain of a request, with its data described. */
-  #describe(slot: number, address: number, length: number, type: number): readonly Descriptor[] {
+  #describe(slot: number, length: number, type: number): readonly Descriptor[] {
     const chains = this.#chains[slot] as SlotChains;
     if (length === 0) return this.#indirect ? chains.bareTable : chains.bare;
     const { data } = chains;
-    data.address = address;
     data.length = length;
     data.flags = type === VIRTIO_BLK_T_IN || type === VIRTIO_BLK_T_GET_ID ? VIRTQ_DESC_F_WRITE : 0;
     if (!this.#indirect) return chains.whole;
@@ -277,7 +299,7 @@ export class GuestQueue {
     this.#slots.push(slotWindow);
     this.#buffers.push(buffer);
     const header = { address, length: REQUEST_HEADER_BYTES, flags: 0 };
-    const data = { address: 0, length: 0, flags: 0 };
+    const data = { address: dataAddress + slot * dataBytes, length: 0, flags: 0 };
     const status = { address: address + STATUS, length: 1, flags: VIRTQ_DESC_F_WRITE };
     const whole = [header, data, status];
     const bare = [header, status];
@@ -299,9 +321,9 @@ export class GuestQueue {
   }
 }
 
-/** The chains of one slot, made once: only where the data stands changes from request to request. */
+/** The chains of one slot, made once: only the data's length and direction change from request to request. */
 interface SlotChains {
-  readonly data: { address: number; length: number; flags: number };
+  readonly data: { readonly address: number; length: number; flags: number };
   readonly whole: readonly Descriptor[];
   /** Without data. */
   readonly bare: readonly Descriptor[];

@@ -2,7 +2,7 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { SyncRunner } from "@spindle/base";
 import { ThreadTable } from "@spindle/shared-memory";
-import type { VirtioBlkHandle } from "../../src/device-state.ts";
+import type { VirtioBlkHandle } from "../../src/create-device.ts";
 import { serveQueues } from "../../src/queue-worker.ts";
 import { SpinningWaiter } from "../../src/spinning-waiter.ts";
 import { MemoryDisk } from "../memory-disk.ts";
