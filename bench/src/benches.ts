@@ -1,5 +1,6 @@
 /** All benches, in the order in which they run. */
 import type { Bench } from "./bench.ts";
+import { convertBench } from "./convert.ts";
 import { guestIoBench } from "./guest-io.ts";
 import { rangeLockTables } from "./locks.ts";
 import { memoryBench } from "./memory.ts";
@@ -10,6 +11,7 @@ import { streamLatencyBench } from "./stream-latency.ts";
 export const BENCHES: readonly Bench[] = [
   streamBench,
   streamLatencyBench,
+  convertBench,
   guestIoBench,
   rangeLockTables,
   microBench,

@@ -60,9 +60,16 @@ export interface BlockDriver {
 
   /** For images made of clusters: how others place data in them without writing metadata. */
   readonly clusters?: ClusterMap;
+  /** How the image's clusters are compressed, when they can be. */
+  readonly compression?: "zlib" | "zstd";
+  /**
+   * Stores whole clusters, from `offset` on, whose data was compressed elsewhere: shorter than a cluster each, in the
+   * image's kind of compression. Those before one that fails may have been stored.
+   */
+  writePacked?(offset: number, clusters: readonly Uint8Array[]): Co<void>;
   /**
    * Writes one whole cluster, or what there is of the disk's last one, compressed; plainly when it does not get smaller.
-   * @throws {BlockError} ENOTSUP when the image's kind of compression can only be read.
+   * @throws {BlockError} ENOTSUP when the host cannot compress in the image's way.
    */
   writeCompressed?(offset: number, vector: IoVector): Co<void>;
   /** Gives back space that an earlier crash has leaked; nothing else is in flight. Returns the number of clusters. */

@@ -9,6 +9,11 @@ export interface Codecs {
   inflateRaw(input: Uint8Array, output: Uint8Array): void;
   /** Deflates into one raw stream whose window is at most 4 KiB (12 bits), as qcow2 wants it. */
   deflateRaw(input: Uint8Array): Uint8Array;
+  /**
+   * Compresses into one zstd frame.
+   * @throws {BlockError} ENOTSUP where the host has no zstd to compress with.
+   */
+  compressZstd(input: Uint8Array): Uint8Array;
   /** Inflates one zstd frame (RFC 8878) in the same way. */
   decompressZstd(input: Uint8Array, output: Uint8Array): void;
 }

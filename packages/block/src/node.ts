@@ -162,6 +162,24 @@ export class BlockNode {
     }
   }
 
+  /**
+   * Stores whole clusters that are compressed already; see {@link BlockDriver.writePacked}.
+   * @throws {BlockError} ENOTSUP when the driver has no compressed clusters.
+   */
+  *writePacked(offset: number, clusters: readonly Uint8Array[]): Co<void> {
+    const { driver } = this;
+    const length = Math.min(clusters.length * driver.clusterSize, this.length - offset);
+    this.#checkWritable("compressed write", offset, length);
+    if (driver.writePacked === undefined)
+      throw new BlockError("ENOTSUP", `'${driver.name}' images cannot be compressed`, { node: this.name });
+    const range = yield* this.track(LockKind.exclusiveWrite, offset, length);
+    try {
+      yield* driver.writePacked(offset, clusters);
+    } finally {
+      range.release();
+    }
+  }
+
   /** Makes a range read as zeros. */
   *writeZeroes(offset: number, length: number, flags: WriteFlags = {}, canceled?: () => boolean): Co<void> {
     this.#checkWritable("write zeroes", offset, length);

@@ -44,6 +44,8 @@ export interface DriverDefinition {
   readonly options: Readonly<Record<string, OptionType>>;
   /** Whether images of this format may have a backing file. */
   readonly supportsBacking?: boolean;
+  /** Whether images of this format may hold compressed clusters that can be written. */
+  readonly supportsCompression?: boolean;
   open(request: OpenRequest): Co<BlockDriver>;
   /** How surely an image that begins with these bytes is of this format: 0 (not) to 100. */
   probe?(head: Uint8Array): number;

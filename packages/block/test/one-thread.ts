@@ -19,7 +19,7 @@ export const clock: Clock = { now: () => performance.now() };
 const environment: Environment = {
   clock,
   random: new SeededRandom(1),
-  codecs: { inflateRaw: unsupported, deflateRaw: unsupported, decompressZstd: unsupported },
+  codecs: { inflateRaw: unsupported, deflateRaw: unsupported, compressZstd: unsupported, decompressZstd: unsupported },
 };
 
 function unsupported(): never {

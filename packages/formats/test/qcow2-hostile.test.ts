@@ -13,7 +13,7 @@ const { zstdCompressSync } = zlib as unknown as { zstdCompressSync(input: Uint8A
 const CLUSTER = 4096;
 const SIZE = 64 * CLUSTER;
 /** Where our image's parts stand: a fresh image is laid out one after the other. */
-const AT = { header: 0, table: 1 * CLUSTER, block: 2 * CLUSTER, l1: 3 * CLUSTER, l2: 5 * CLUSTER, data: 4 * CLUSTER };
+const AT = { header: 0, table: 1 * CLUSTER, block: 2 * CLUSTER, l1: 3 * CLUSTER, l2: 4 * CLUSTER, data: 5 * CLUSTER };
 
 /** Data in clusters 0 to 15, zeros in 20 to 23, compressed data in 30. */
 function makeImage(options: Record<string, string> = {}): SparseBytes {

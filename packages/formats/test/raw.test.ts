@@ -91,7 +91,8 @@ describe("a raw image", () => {
     const file = new MemoryDriver();
     run(rawFormat.create!(fileNode(file), { size: 1_000_001, options: {} }, environment));
     expect(file.length()).toBe(1_000_448);
-    expect(file.content.allocated).toBe(0);
+    // The first block, for those who probe the file's alignment.
+    expect(file.content.allocated).toBe(4096);
   });
 });
 

@@ -7,23 +7,36 @@ import { BlockError } from "@spindle/base";
 import type { Codecs } from "@spindle/block";
 import { Decompress } from "fzstd";
 
+/** What zlib may ask for at most while it compresses a cluster, so that the result comes in one piece. */
+const PIECE_SLACK_BYTES = 1024;
+
+type CompressSync = (input: Uint8Array, options: { chunkSize: number; pledgedSrcSize: number }) => Uint8Array;
 type DecompressSync = (input: Uint8Array, options: { maxOutputLength: number }) => Uint8Array;
 
 /** zlib's zstd, which Node has from 22.15 on; the oldest Node that is supported has not. */
-const zstdDecompressSync = (zlib as { zstdDecompressSync?: DecompressSync }).zstdDecompressSync;
+const { zstdCompressSync, zstdDecompressSync } = zlib as {
+  zstdCompressSync?: CompressSync;
+  zstdDecompressSync?: DecompressSync;
+};
 
 /** The codecs with zstd in JavaScript: what {@link nodeCodecs} is where zlib has no zstd. */
 export const portableCodecs: Codecs = {
   inflateRaw: (input, output) => decompress("deflate", zlib.inflateRawSync, input, output),
-  deflateRaw: (input) => zlib.deflateRawSync(input, { windowBits: 12 }),
+  deflateRaw: (input) =>
+    zlib.deflateRawSync(input, { windowBits: 12, memLevel: 9, chunkSize: input.length + PIECE_SLACK_BYTES }),
+  compressZstd(): Uint8Array {
+    throw new BlockError("ENOTSUP", "compressing with zstd needs Node 22.15 or newer");
+  },
   decompressZstd: decompressZstdPortably,
 };
 
 export const nodeCodecs: Codecs =
-  zstdDecompressSync === undefined
+  zstdCompressSync === undefined || zstdDecompressSync === undefined
     ? portableCodecs
     : {
         ...portableCodecs,
+        compressZstd: (input) =>
+          zstdCompressSync(input, { chunkSize: input.length + PIECE_SLACK_BYTES, pledgedSrcSize: input.length }),
         decompressZstd: (input, output) => decompress("zstd", zstdDecompressSync, input, output),
       };
 

@@ -11,6 +11,7 @@ import {
   type ImageInformation,
   IoVector,
   type OpenRequest,
+  type OptionRecord,
   type WriteFlags,
   zeroExtent,
 } from "@spindle/block";
@@ -29,6 +30,8 @@ interface FileOptions {
   readonly readOnly: boolean;
   /** The descriptor belongs to another thread, which closes it. */
   readonly borrowed: boolean;
+  /** Flushes do nothing: whoever writes does not care for a loss of power. */
+  readonly noFlush: boolean;
 }
 
 class FileDriver implements BlockDriver {
@@ -96,7 +99,7 @@ class FileDriver implements BlockDriver {
     // The kernel tells of a failed write-back once, and takes the pages for clean afterwards: a later success would
     // promise what is not so.
     if (this.#flushFailure !== undefined) throw this.#flushFailure;
-    if (this.#options.readOnly) return;
+    if (this.#options.readOnly || this.#options.noFlush) return;
     const fd = this.fileDescriptor;
     try {
       yield* hostOperation<void>(
@@ -202,19 +205,33 @@ class FileDriver implements BlockDriver {
   }
 }
 
+/** @returns whether flushes are to do nothing. */
+function cacheOption(cache: OptionRecord = {}): boolean {
+  for (const [key, value] of Object.entries(cache)) {
+    if (key !== "no-flush" && key !== "direct")
+      throw new BlockError("EINVAL", `Parameter 'cache.${key}' is unexpected`);
+    if (typeof value !== "boolean")
+      throw new BlockError("EINVAL", `Invalid parameter type for 'cache.${key}', expected: boolean`);
+  }
+  if (cache["direct"] === true)
+    throw new BlockError("ENOTSUP", "cache.direct is not supported: files are read and written through the page cache");
+  return cache["no-flush"] === true;
+}
+
 /**
- * `{driver: "file", filename}`. The option `fd`, which only {@link BlockDriver.shareableOptions} gives, attaches to a
- * descriptor that another thread has open.
+ * `{driver: "file", filename, cache}`; of `cache` the key `no-flush` counts. The option `fd`, which only
+ * {@link BlockDriver.shareableOptions} gives, attaches to a descriptor that another thread has open.
  */
 export const fileDriver: DriverDefinition = {
   name: "file",
   kind: "protocol",
-  options: { filename: "string" },
+  options: { filename: "string", cache: "object" },
   *open({ options, readOnly }: OpenRequest): Co<BlockDriver> {
     const { filename, fd } = options;
     if (typeof filename !== "string") throw new BlockError("EINVAL", "The 'file' block driver requires a file name");
+    const noFlush = cacheOption(options["cache"] as OptionRecord | undefined);
     const borrowed = typeof fd === "number";
     const file = borrowed ? describeFile(fd, filename) : yield* openFile(filename, readOnly);
-    return new FileDriver(file, { filename, readOnly, borrowed });
+    return new FileDriver(file, { filename, readOnly, borrowed, noFlush });
   },
 };

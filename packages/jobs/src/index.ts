@@ -1,3 +1,12 @@
+export {
+  type Compressor,
+  type CompressorOptions,
+  type CreateCompressor,
+  localCompressor,
+  type PieceCompressor,
+  packCluster,
+} from "./convert/compressor.ts";
+export { type ConvertRequest, convert } from "./convert/convert.ts";
 export type { Copier, CopierOptions, CopyOutcome, CreateCopier } from "./copier.ts";
 export { errnoText } from "./errno-text.ts";
 export type { Job, JobBody, JobOptions, OnError } from "./job.ts";

@@ -28,7 +28,7 @@ export class MonitorRig {
   readonly #runner: SyncRunner = new SyncRunner(clock, this.#thread);
 
   constructor(options: Partial<MonitorOptions> = {}) {
-    const codecs = { inflateRaw: unused, deflateRaw: unused, decompressZstd: unused };
+    const codecs = { inflateRaw: unused, deflateRaw: unused, compressZstd: unused, decompressZstd: unused };
     this.graph = new Graph({
       environment: { clock, random: new SeededRandom(1), codecs },
       registry: new DriverRegistry([this.files, layerFormat(this.trouble), copyOnReadFilter]),

@@ -37,10 +37,11 @@ export interface CreatedImage {
 export async function createImage(filename: string, options: CreateImageOptions): Promise<CreatedImage> {
   options.signal?.throwIfAborted();
   await using session = new Session({ allowBacking: options.allowBacking ?? [] });
-  return await session.run(create(session.graph, filename, options));
+  return await session.run(createIn(session.graph, filename, options));
 }
 
-function* create(graph: Graph, filename: string, options: CreateImageOptions): Co<CreatedImage> {
+/** The same in a graph that is there. */
+export function* createIn(graph: Graph, filename: string, options: CreateImageOptions): Co<CreatedImage> {
   const definition = formatToCreate(graph, options);
   const { backing, options: own = {} } = options;
   const size = options.size ?? (yield* sizeFromBacking(graph, filename, options));
@@ -85,7 +86,7 @@ function* backingLength(graph: Graph, filename: string, { filename: name, format
   if (resolve(filename) === path)
     throw new BlockError("EINVAL", "Error: Trying to create an image with the same filename as the backing file");
   try {
-    const node = yield* openChain(graph, { filename: path, format: format ?? undefined }, true);
+    const node = yield* openChain(graph, { filename: path, format: format ?? undefined }, { readOnly: true });
     const { length } = node;
     yield* graph.remove(node.name);
     return length;

@@ -1,4 +1,5 @@
 export { combinePath } from "./combine-path.ts";
+export { type ConvertedImage, type ConvertImageOptions, convertImage } from "./convert-image.ts";
 export { type CreatedImage, type CreateImageOptions, createImage } from "./create-image.ts";
 export { Disk, type MapOptions, type RequestOptions, type WriteOptions, type WriteZeroesOptions } from "./disk.ts";
 export type { MapExtent } from "./disk-map.ts";

@@ -1,4 +1,5 @@
 /** Opens disks: the way into the library. */
+import type { OptionRecord } from "@spindle/block";
 import { Disk } from "./disk.ts";
 import { openChain } from "./open-image.ts";
 import { Session } from "./session.ts";
@@ -6,6 +7,8 @@ import { Session } from "./session.ts";
 export interface OpenDiskOptions {
   /** The image's format; found out by looking at its first bytes when absent. Give it for images that others can write. */
   readonly format?: string;
+  /** Options as QEMU's `blockdev-add` takes them; the file name is for people only then. */
+  readonly options?: OptionRecord;
   /** Default false. */
   readonly readOnly?: boolean;
   /**
@@ -27,14 +30,14 @@ export interface OpenDiskOptions {
  *   ENOTSUP for what is no valid image; the signal's reason when it is aborted first.
  */
 export async function openDisk(filename: string, options: OpenDiskOptions = {}): Promise<Disk> {
-  const { format, readOnly = false, allowBacking = [], workers, signal } = options;
+  const { format, options: imageOptions, readOnly = false, allowBacking = [], workers, signal } = options;
   signal?.throwIfAborted();
   const session = new Session({ allowBacking, ...(workers === undefined ? {} : { workers }) });
   try {
     const ready = workers === undefined ? undefined : session.warmUp(workers);
     // When opening fails, that is what the caller hears of.
     ready?.catch(() => {});
-    const node = await session.run(openChain(session.graph, { filename, format }, readOnly));
+    const node = await session.run(openChain(session.graph, { filename, format, options: imageOptions }, { readOnly }));
     await ready;
     signal?.throwIfAborted();
     return new Disk(session, node, filename);

@@ -1,6 +1,6 @@
-/** The two ways to open an image by its file name: with its backing chain, and alone. */
+/** The two ways to open an image by its name: with its backing chain, and alone. */
 import { BlockError, type Co, isBlockError } from "@spindle/base";
-import { type BlockNode, type Graph, IoVector } from "@spindle/block";
+import { type BlockNode, type Graph, IoVector, type OptionRecord } from "@spindle/block";
 
 /** As many bytes as the graph itself looks at to find a format out. */
 const PROBE_BYTES = 512;
@@ -9,15 +9,24 @@ export interface ImageName {
   readonly filename: string;
   /** Found out by looking at the first bytes when absent. */
   readonly format?: string | undefined;
+  /** Options as `blockdev-add` takes them; the file name is for people only then. */
+  readonly options?: OptionRecord | undefined;
+}
+
+export interface OpenImageOptions {
+  readonly readOnly: boolean;
+  /** Flushes do nothing. */
+  readonly noFlush?: boolean;
+  /** What the image leaves to its backing file reads as zeros: no chain is opened. */
+  readonly alone?: boolean;
 }
 
 /** Opens an image and the chain below it. @throws {BlockError} that names the file. */
-export function* openChain(graph: Graph, { filename, format }: ImageName, readOnly: boolean): Co<BlockNode> {
+export function* openChain(graph: Graph, name: ImageName, options: OpenImageOptions): Co<BlockNode> {
   try {
-    if (format !== undefined) checkFormat(graph, format);
-    return yield* graph.openImage(filename, format, readOnly);
+    return yield* openNode(graph, name, options);
   } catch (error) {
-    throw namingFile(error, filename);
+    throw namingFile(error, name.filename);
   }
 }
 
@@ -25,25 +34,38 @@ export function* openChain(graph: Graph, { filename, format }: ImageName, readOn
  * Opens an image and nothing that it names, read-only: all that a look at an image needs that nobody trusts yet.
  * @throws {BlockError} that names the file.
  */
-export function* openAlone(graph: Graph, { filename, format }: ImageName): Co<BlockNode> {
-  try {
-    if (format !== undefined) checkFormat(graph, format);
-    const driver = format ?? (yield* probeFormat(graph, filename));
-    const backing = graph.registry.get(driver).supportsBacking === true ? { backing: null } : {};
-    return yield* graph.open({ driver, "read-only": true, file: { driver: "file", filename }, ...backing });
-  } catch (error) {
-    throw namingFile(error, filename);
-  }
+export function* openAlone(graph: Graph, name: ImageName): Co<BlockNode> {
+  return yield* openChain(graph, name, { readOnly: true, alone: true });
 }
 
-function* probeFormat(graph: Graph, filename: string): Co<string> {
-  const file = yield* graph.open({ driver: "file", filename, "read-only": true });
+function* openNode(graph: Graph, name: ImageName, options: OpenImageOptions): Co<BlockNode> {
+  const { filename, format } = name;
+  const { readOnly, noFlush, alone } = options;
+  if (format !== undefined) checkFormat(graph, format);
+  const cache = noFlush === true ? { cache: { "no-flush": true } } : {};
+  const given: OptionRecord = name.options ?? { file: { driver: "file", filename } };
+  const told = format === undefined ? {} : { driver: format };
+  const node: OptionRecord = { "read-only": readOnly, ...told, ...withFileOptions(given, cache) };
+  if (alone !== true) return yield* node["driver"] === undefined ? graph.openProbed(node) : graph.open(node);
+  const driver = node["driver"] ?? (yield* probeFormat(graph, node["file"] as OptionRecord));
+  const definition = graph.registry.get(String(driver));
+  return yield* graph.open({ ...node, driver, ...(definition.supportsBacking === true ? { backing: null } : {}) });
+}
+
+function withFileOptions(given: OptionRecord, more: OptionRecord): OptionRecord {
+  const { file } = given;
+  const isFile = typeof file === "object" && file !== null && (file as OptionRecord)["driver"] === "file";
+  return isFile ? { ...given, file: { ...file, ...more } } : given;
+}
+
+function* probeFormat(graph: Graph, file: OptionRecord): Co<string> {
+  const node = yield* graph.open({ "read-only": true, ...file });
   try {
-    const head = new Uint8Array(Math.min(PROBE_BYTES, file.length));
-    yield* file.read(0, IoVector.of(head));
+    const head = new Uint8Array(Math.min(PROBE_BYTES, node.length));
+    yield* node.read(0, IoVector.of(head));
     return graph.registry.probe(head);
   } finally {
-    yield* graph.remove(file.name);
+    yield* graph.remove(node.name);
   }
 }
 

@@ -5,7 +5,7 @@
 import { AsyncRunner, assert, type Co, type EventLoop, perform } from "@spindle/base";
 import { type Environment, Graph } from "@spindle/block";
 import { HostBackingPolicy, nodeEnvironment, nodeEventLoop, sharingCalls } from "@spindle/host-node";
-import { type CreateCopier, JobRegistry, LocalCopier } from "@spindle/jobs";
+import { type CreateCompressor, type CreateCopier, JobRegistry, LocalCopier } from "@spindle/jobs";
 import { RangeLock, type Thread, ThreadTable, type ThreadTableHandle } from "@spindle/shared-memory";
 import type { CopyPool } from "@spindle/streaming";
 import { driverRegistry } from "./driver-registry.ts";
@@ -61,6 +61,15 @@ export class Session implements AsyncDisposable {
     return function* (options) {
       const pool = yield* session.#pool(workers);
       return yield* pool.createCopier(options);
+    };
+  }
+
+  /** Makes compressors with so many worker threads, at least 1, for each conversion. */
+  compressors(workers: number): CreateCompressor {
+    const { threads, thread: owner, environment } = this;
+    return function* (options) {
+      const { compressPool } = yield* loaded(() => import("@spindle/streaming"));
+      return yield* compressPool({ threads, owner, codecs: environment.codecs, workers })(options);
     };
   }
 

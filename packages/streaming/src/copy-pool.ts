@@ -2,21 +2,19 @@
  * The pool of copy workers of one process: threads that piscina keeps, each with one long task while a stream job uses
  * it. A job whose chain or image cannot be shared between threads is copied on the owner's thread instead.
  */
-import { fileURLToPath } from "node:url";
 import { alignUp, type Clock, type Co, type Runner } from "@spindle/base";
 import { chainOf, describeShared, type SharedDescription } from "@spindle/block";
 import { type Copier, type CopierOptions, type CreateCopier, LocalCopier } from "@spindle/jobs";
 import type { Thread, ThreadTableHandle } from "@spindle/shared-memory";
-import { Piscina } from "piscina";
+import type { Piscina } from "piscina";
 import { LaneStarter, touchWorker } from "./lane-starter.ts";
 import { PoolCopier } from "./pool-copier.ts";
+import { workerThreads } from "./worker-threads.ts";
 
 /** Threads of all jobs together; the thread table has room for as many again. */
 const THREADS_MAX = 32;
 
 const WORKERS_DEFAULT = 2;
-
-const NURSERY_MIB = 4;
 
 export interface CopyPoolOptions {
   readonly threads: ThreadTableHandle;
@@ -83,20 +81,7 @@ export class CopyPool {
   }
 
   #startPiscina(minThreads: number): Piscina {
-    // Sources and build are laid out alike; only the ending differs.
-    const ending = import.meta.url.endsWith(".ts") ? ".ts" : ".js";
-    this.#piscina ??= new Piscina({
-      filename: fileURLToPath(new URL(`./copy-worker${ending}`, import.meta.url)),
-      minThreads,
-      maxThreads: THREADS_MAX,
-      idleTimeout: 10_000,
-      atomics: "disabled",
-      // A copy leaves little behind on the heap: a small nursery is enough, and saves tens of megabytes a thread.
-      resourceLimits: { maxYoungGenerationSizeMb: NURSERY_MIB },
-      ...(ending === ".ts"
-        ? { execArgv: ["--conditions=spindle-source", "--disable-warning=ExperimentalWarning"] }
-        : {}),
-    });
+    this.#piscina ??= workerThreads("copy-worker", { minThreads, maxThreads: THREADS_MAX });
     return this.#piscina;
   }
 }

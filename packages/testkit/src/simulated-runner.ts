@@ -252,6 +252,7 @@ function describeSuspension(suspension: Suspension | undefined): string {
 const NO_CODECS: Codecs = {
   inflateRaw: () => refuse("deflate"),
   deflateRaw: () => refuse("deflate"),
+  compressZstd: () => refuse("zstd"),
   decompressZstd: () => refuse("zstd"),
 };
 

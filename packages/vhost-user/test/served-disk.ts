@@ -30,7 +30,7 @@ export class ServedDisk implements AsyncDisposable {
     const image = join(folder, `disk.${format}`);
     await createImage(image, { format, size });
     const session = new Session();
-    const node = await session.run(openChain(session.graph, { filename: image, format }, readOnly));
+    const node = await session.run(openChain(session.graph, { filename: image, format }, { readOnly }));
     const lines: string[] = [];
     const { threads, thread, runner } = session;
     const server = await VhostUserServer.start({

@@ -27,6 +27,10 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
     summary: "compare the contents of two images",
     load: async () => (await import("./commands/compare.ts")).compare,
   },
+  convert: {
+    summary: "copy what images show into a new one",
+    load: async () => (await import("./commands/convert.ts")).convert,
+  },
   io: {
     summary: "read and write an image command by command",
     load: async () => (await import("./commands/io.ts")).io,

@@ -3,8 +3,10 @@
  * format that nobody tells is found out by looking at the first bytes.
  */
 import { BlockError, type Co } from "@spindle/base";
-import type { BlockNode, Graph, OptionRecord } from "@spindle/block";
+import type { BlockNode, DriverRegistry, Graph, OptionRecord } from "@spindle/block";
+import { driverRegistry, type ImageName as LibraryImageName } from "spindle";
 import { flattenOptions, nodeOptions } from "./blockdev-option.ts";
+import { UsageError } from "./command.ts";
 import { parsePairs } from "./key-value.ts";
 
 /** A protocol before a colon; a path may have a colon behind a slash. */
@@ -45,14 +47,35 @@ function parseJson(text: string): Readonly<Record<string, unknown>> {
 /** Opens an image and the chain below it. @throws {BlockError} with QEMU's text where it has one. */
 export function* openByName(graph: Graph, { filename, pairs }: ImageName, readOnly: boolean): Co<BlockNode> {
   if (filename !== undefined && pairs.length === 0) return yield* graph.openImage(filename, undefined, readOnly);
+  const options = withReadOnly(imageNodeOptions({ filename, pairs }, graph.registry), readOnly);
+  return yield* options["driver"] === undefined ? graph.openProbed(options) : graph.open(options);
+}
+
+/** The options of the node; without `driver` when none was told. @throws {BlockError} EINVAL when they are none. */
+function imageNodeOptions({ filename, pairs }: ImageName, registry: DriverRegistry): OptionRecord {
   if (filename === undefined && !pairs.some(([key]) => /^(driver|file)\b/.test(key)))
     throw new BlockError("EINVAL", "Must specify either driver or file");
   const named = filename === undefined ? pairs : [...pairs, ["file.filename", filename] as const];
   const driver = pairs.findLast(([key]) => key === "driver")?.[1];
   // Says that it is unknown.
-  if (driver !== undefined) graph.registry.get(driver);
-  const options = withReadOnly(nodeOptions(withFileDriver(named), graph.registry), readOnly);
-  return yield* driver === undefined ? graph.openProbed(options) : graph.open(options);
+  if (driver !== undefined) registry.get(driver);
+  return nodeOptions(withFileDriver(named), registry);
+}
+
+export interface OperandOptions {
+  readonly format?: string | undefined;
+  /** The operand is a list of options. */
+  readonly imageOpts?: boolean | undefined;
+}
+
+/** An operand as the library takes it. @throws {BlockError} when it names no image. */
+export function operandImage(text: string, { format, imageOpts = false }: OperandOptions = {}): LibraryImageName {
+  if (imageOpts && format !== undefined) throw new UsageError("--image-opts and --format are mutually exclusive");
+  const name = imageOpts ? imageOptions(text) : imageFilename(text);
+  if (name.filename !== undefined) return { filename: name.filename, format };
+  const options = imageNodeOptions(name, driverRegistry());
+  const told = options["driver"] === undefined && format !== undefined ? { driver: format } : {};
+  return { filename: text, options: { ...told, ...options } };
 }
 
 /** A file of the host is what a file name means where no driver is told. */

@@ -19,3 +19,5 @@ export const ALLOW_BACKING = {
   many: true,
   help: "allow backing files in this folder and below it, too",
 } as const;
+
+export const IMAGE_OPTS = { help: "the images are not file names but KEY=VALUE,... as for --blockdev" } as const;

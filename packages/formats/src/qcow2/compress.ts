@@ -2,7 +2,7 @@
  * Compressed clusters. Their data begins at any byte and fills part of a number of sectors; what follows it in the last
  * sector is not part of the stream. Several share a host cluster, which is then counted once for each.
  */
-import { BlockError, type Co } from "@spindle/base";
+import { type Co, CoMutex } from "@spindle/base";
 import { IoVector } from "@spindle/block";
 import type { ImageState } from "./image-state.ts";
 import type { CompressedPlace } from "./l2-entry.ts";
@@ -53,7 +53,8 @@ export class CompressedReader {
 
 export class CompressedWriter {
   readonly #state: ImageState;
-  /** Room behind the data that was written last: a host cluster that is not full. */
+  readonly #mutex = new CoMutex();
+  /** Room behind the data that was placed last: a host cluster that is not full. */
   #room: { offset: number; end: number } | undefined;
 
   constructor(state: ImageState) {
@@ -66,22 +67,50 @@ export class CompressedWriter {
   }
 
   /**
-   * Compresses a whole cluster and writes it where there is room.
-   * @returns where it stands, or undefined when it does not get smaller and nothing was written
-   * @throws {BlockError} ENOTSUP for images whose clusters are compressed with zstd.
+   * The compressed form of a whole cluster, or undefined when it does not get smaller.
+   * @throws {BlockError} ENOTSUP where the host cannot compress in the image's way.
    */
-  *write(cluster: Uint8Array): Co<CompressedPlace | undefined> {
-    const { environment, header, clusterSize, file } = this.#state;
-    if (header.compression !== "zlib")
-      throw new BlockError("ENOTSUP", "writing zstd-compressed clusters is not supported");
-    const data = environment.codecs.deflateRaw(cluster);
-    if (data.length >= clusterSize) return undefined;
-    const hostOffset = yield* this.#reserve(data.length);
-    yield* file.write(hostOffset, IoVector.of(data));
-    return { hostOffset, length: data.length };
+  compress(cluster: Uint8Array): Uint8Array | undefined {
+    const { environment, header, clusterSize } = this.#state;
+    const { deflateRaw, compressZstd } = environment.codecs;
+    const data = header.compression === "zstd" ? compressZstd(cluster) : deflateRaw(cluster);
+    return data.length < clusterSize ? data : undefined;
   }
 
-  /** Takes bytes from the cluster that is not full, or from a new one. */
+  /**
+   * Reserves places, one behind the other where there is room, and writes the data of several clusters there. What was
+   * reserved is given back when it fails.
+   */
+  *write(clusters: readonly Uint8Array[]): Co<CompressedPlace[]> {
+    const places: CompressedPlace[] = [];
+    try {
+      yield* this.#mutex.run(() => this.#reserveAll(clusters, places));
+      for (let first = 0; first < clusters.length; ) {
+        const end = runEnd(places, first);
+        const vector = new IoVector(clusters.slice(first, end));
+        yield* this.#state.file.write((places[first] as CompressedPlace).hostOffset, vector);
+        first = end;
+      }
+      return places;
+    } catch (error) {
+      for (const place of places) yield* this.giveBack(place);
+      throw error;
+    }
+  }
+
+  /** Counts a place down at which nothing points. */
+  *giveBack({ hostOffset, length }: CompressedPlace): Co<void> {
+    const { allocator, clusterSize } = this.#state;
+    const index = Math.floor(hostOffset / clusterSize);
+    yield* allocator.decrement({ index, count: Math.floor((hostOffset + length - 1) / clusterSize) - index + 1 });
+    this.forget();
+  }
+
+  *#reserveAll(clusters: readonly Uint8Array[], places: CompressedPlace[]): Co<void> {
+    for (const { length } of clusters) places.push({ hostOffset: yield* this.#reserve(length), length });
+  }
+
+  /** Takes bytes from the cluster that is not full; they may go on into the next one where that is free. */
   *#reserve(length: number): Co<number> {
     const { allocator, clusterSize } = this.#state;
     const room = this.#room;
@@ -92,8 +121,22 @@ export class CompressedWriter {
       if (yield* allocator.increment(Math.floor(hostOffset / clusterSize))) return hostOffset;
     }
     const { index } = yield* allocator.allocate(1);
-    const hostOffset = index * clusterSize;
-    this.#room = { offset: hostOffset + length, end: hostOffset + clusterSize };
+    const start = index * clusterSize;
+    const left = room !== undefined && room.end === start ? room.end - room.offset : 0;
+    const continues = left > 0 && left < length && (yield* allocator.increment(index - 1));
+    const hostOffset = continues ? start - left : start;
+    this.#room = { offset: hostOffset + length, end: start + clusterSize };
     return hostOffset;
   }
+}
+
+/** The first place, from `first` on, that does not follow the one before it without a gap. */
+function runEnd(places: readonly CompressedPlace[], first: number): number {
+  let end = first + 1;
+  for (let last = places[first] as CompressedPlace; end < places.length; end++) {
+    const next = places[end] as CompressedPlace;
+    if (next.hostOffset !== last.hostOffset + last.length) break;
+    last = next;
+  }
+  return end;
 }

@@ -16,6 +16,7 @@ import { Allocator } from "./allocate.ts";
 import { dropBackingFile, renameBackingFile } from "./backing-link.ts";
 import { createQcow2 } from "./create.ts";
 import {
+  type CompressionType,
   parseHeader,
   QCOW2_COMPAT_LAZY_REFCOUNTS,
   QCOW2_INCOMPAT_CORRUPT,
@@ -52,6 +53,10 @@ class Qcow2Driver implements BlockDriver {
     this.#image = new ClusterImage(this.clusters, state.children, () => state.header.size);
   }
 
+  get compression(): CompressionType {
+    return this.#state.header.compression;
+  }
+
   get backingFile(): BackingFile | null {
     const { backingFile, backingFormat } = this.#state.header;
     return backingFile === null ? null : { filename: backingFile, format: backingFormat };
@@ -79,6 +84,9 @@ class Qcow2Driver implements BlockDriver {
   }
   writeCompressed(offset: number, vector: IoVector): Co<void> {
     return this.clusters.writeCompressed(offset, vector.toBytes());
+  }
+  writePacked(offset: number, clusters: readonly Uint8Array[]): Co<void> {
+    return this.clusters.writePacked(offset, clusters);
   }
   blockStatus(offset: number, length: number): Co<Extent> {
     return this.#image.blockStatus(offset, length);
@@ -152,6 +160,7 @@ export const qcow2Format: DriverDefinition = {
   name: "qcow2",
   kind: "format",
   supportsBacking: true,
+  supportsCompression: true,
   options: {},
   probe(head) {
     const isQcow = head.length >= 8 && new DataView(head.buffer, head.byteOffset).getUint32(0) === QCOW2_MAGIC;

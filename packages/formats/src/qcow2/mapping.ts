@@ -73,6 +73,8 @@ export class Qcow2ClusterMap implements ClusterMap {
     // An allocation stays inside of one L2 table, so that publishing it changes that table or fails.
     const tableBytes = this.#state.entriesPerTable * clusterSize;
     const most = Math.min(length, tableBytes - (guestOffset % tableBytes));
+    // The table takes its place before the data, as in QEMU: images are laid out alike.
+    yield* this.#tables.writable(Math.floor(guestOffset / tableBytes));
     const run = yield* this.#state.allocator.allocate(most / clusterSize);
     return { guestOffset, length: run.count * clusterSize, hostOffset: run.index * clusterSize };
   }
@@ -127,34 +129,52 @@ export class Qcow2ClusterMap implements ClusterMap {
       throw new BlockError("EINVAL", "whole clusters are compressed, one at a time", { offset: guestOffset });
     const cluster = new Uint8Array(clusterSize);
     cluster.set(bytes);
-    const place = yield* this.#compressor.write(cluster);
-    if (place !== undefined)
-      return yield* this.#orGiveBack(
-        place,
-        this.#change(guestOffset, clusterSize, () => place),
-      );
+    const packed = this.#compressor.compress(cluster);
+    if (packed !== undefined) return yield* this.writePacked(guestOffset, [packed]);
     const allocation = yield* this.allocate(guestOffset, clusterSize);
-    yield* this.#orGiveBack(allocation, this.#store(allocation, cluster));
+    try {
+      yield* this.#state.file.write(allocation.hostOffset, IoVector.of(cluster));
+      yield* this.publish(allocation);
+    } catch (error) {
+      yield* this.release(allocation);
+      throw error;
+    }
+  }
+
+  /** Stores whole clusters that are compressed already. The caller holds them exclusively. */
+  *writePacked(guestOffset: number, clusters: readonly Uint8Array[]): Co<void> {
+    const { clusterSize } = this;
+    const tooLong = clusters.some(({ length }) => length === 0 || length >= clusterSize);
+    if (guestOffset % clusterSize !== 0 || tooLong)
+      throw new BlockError("EINVAL", "packed clusters are whole ones, and shorter than they were", {
+        offset: guestOffset,
+      });
+    const { entriesPerTable } = this.#state;
+    for (let done = 0; done < clusters.length; ) {
+      const index = guestOffset / clusterSize + done;
+      const end = Math.min(clusters.length, done + entriesPerTable - (index % entriesPerTable));
+      yield* this.#writePackedRun(index * clusterSize, clusters.slice(done, end));
+      done = end;
+    }
+  }
+
+  /** The same inside of one L2 table. */
+  *#writePackedRun(guestOffset: number, clusters: readonly Uint8Array[]): Co<void> {
+    const { clusterSize } = this;
+    yield* this.#tables.writable(Math.floor(guestOffset / clusterSize / this.#state.entriesPerTable));
+    const places = yield* this.#compressor.write(clusters);
+    try {
+      yield* this.#change(guestOffset, clusters.length * clusterSize, (_old, distance) => {
+        return places[distance / clusterSize] as CompressedPlace;
+      });
+    } catch (error) {
+      for (const place of places) yield* this.#compressor.giveBack(place);
+      throw error;
+    }
   }
 
   flush(): Co<void> {
     return this.#writeBack.flush();
-  }
-
-  *#store(allocation: Allocation, cluster: Uint8Array): Co<void> {
-    yield* this.#state.file.write(allocation.hostOffset, IoVector.of(cluster));
-    yield* this.publish(allocation);
-  }
-
-  /** Runs what makes the image point at a reserved place, and gives the place back when that fails. */
-  *#orGiveBack({ hostOffset, length }: CompressedPlace, work: Co<void>): Co<void> {
-    try {
-      yield* work;
-    } catch (error) {
-      yield* this.#state.allocator.decrement(this.#clustersOf(hostOffset, length));
-      this.#compressor.forget();
-      throw error;
-    }
   }
 
   /** Replaces the entries of whole clusters, a table at a time: some may have changed when it fails. */

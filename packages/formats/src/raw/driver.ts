@@ -15,6 +15,7 @@ import {
 
 /** Bytes of an image in which its format is looked for. */
 const PROBE_BYTES = 512;
+const FIRST_BLOCK_BYTES = 4096;
 
 class RawDriver implements BlockDriver {
   readonly name = "raw";
@@ -98,6 +99,10 @@ export const rawFormat: DriverDefinition = {
     return new RawDriver(request);
   },
   *create(file: BlockNode, { size }: CreateOptions) {
-    yield* file.truncate(alignUp(size, SECTOR_SIZE));
+    const length = alignUp(size, SECTOR_SIZE);
+    yield* file.truncate(length);
+    // As QEMU does, so that whoever probes the file's alignment finds a block that is there.
+    const first = length < FIRST_BLOCK_BYTES ? Math.min(length, SECTOR_SIZE) : FIRST_BLOCK_BYTES;
+    if (first > 0) yield* file.write(0, IoVector.of(new Uint8Array(first)));
   },
 };

@@ -6,6 +6,7 @@ import { type Comparison, compareDisks, MapFailure, ReadFailure } from "../compa
 import { EXIT_COMPARE_MAP, EXIT_COMPARE_OPEN, EXIT_COMPARE_READ, EXIT_DIFFERENT, EXIT_OK } from "../exit-codes.ts";
 import { ALLOW_BACKING, FORCE_SHARE, FORMAT } from "../image-options.ts";
 import { complain, print } from "../output.ts";
+import { percentLine } from "../percent-display.ts";
 
 export const compare: Command = defineCommand({
   name: "compare",
@@ -84,7 +85,6 @@ function describe(result: Comparison): string {
   }
 }
 
-/** qemu-img's own line, written again and again over itself. */
 function progressPrinter(): (done: number) => void {
-  return (done) => process.stdout.write(`    (${(done * 100).toFixed(2)}/100%)\r`);
+  return (done) => process.stdout.write(percentLine(done));
 }

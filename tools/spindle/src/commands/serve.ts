@@ -65,7 +65,7 @@ async function serveImage({ session, filename, path, values, signal }: Service):
     throw new UsageError(`Invalid serial '${serial}': up to ${SERIAL_BYTES_MAX} bytes`);
   const queues = numberOption("number of queues", values.queues, 1, QUEUES_MAX);
   const pollUs = numberOption("number of microseconds", values["poll-us"], 0, POLL_US_MAX);
-  const node = await session.run(openChain(session.graph, { filename, format: values.format }, readOnly));
+  const node = await session.run(openChain(session.graph, { filename, format: values.format }, { readOnly }));
   // What a guest writes to the start of a raw disk could make the file look like an image that names other files.
   if (values.format === undefined && node.driver.name === "raw" && !readOnly)
     throw new UsageError(`'${filename}' looks raw, and a guest could make it look otherwise: say -f raw`);

@@ -1,0 +1,263 @@
+/**
+ * Copies what disks show into an image: what `qemu-img convert` does. Several coroutines take pieces in the order of the
+ * disk, read them side by side, and write them one behind the other, so that a target is laid out in order; or side by side, where
+ * that does not matter.
+ */
+import {
+  alignUp,
+  BlockError,
+  type Co,
+  CoMutex,
+  isBlockError,
+  join,
+  KiB,
+  MiB,
+  SECTOR_SIZE,
+  sleep,
+  until,
+} from "@spindle/base";
+import { type BlockNode, type Environment, IoVector, type WriteFlags } from "@spindle/block";
+import { errnoText } from "../errno-text.ts";
+import { RateLimit } from "../rate-limit.ts";
+import type { Compressor, CreateCompressor, PieceCompressor } from "./compressor.ts";
+import { ConvertPlan, type Piece } from "./convert-plan.ts";
+import { JoinedSource } from "./joined-source.ts";
+import { sparseRuns } from "./sparse-runs.ts";
+
+/** Bytes of one read, and of one write where nothing is zeros. */
+const PIECE_BYTES: number = 2 * MiB;
+/** The same for compressed targets: short enough for every thread to have one. */
+const COMPRESSED_PIECE_BYTES: number = 512 * KiB;
+
+export interface ConvertRequest {
+  /** One behind the other; opened read-only. */
+  readonly sources: readonly BlockNode[];
+  /** At least as long as the sources together. Nobody else uses it. */
+  readonly target: BlockNode;
+  /** The target reads as zeros where nothing was written. */
+  readonly targetIsZero: boolean;
+  /** The length of the target's backing file: what the source leaves to its own is left to this one. */
+  readonly backingLength?: number;
+  /** Makes what compresses; the target's clusters are compressed then. */
+  readonly createCompressor?: CreateCompressor;
+  /** Zeros of at least so many bytes are not stored; 0 stores everything. A multiple of 512. */
+  readonly sparseBytes: number;
+  /** Pieces are written one behind the other. */
+  readonly inOrder: boolean;
+  /** Pieces that are read or written side by side. */
+  readonly depth: number;
+  /** Bytes per second; 0 for no limit. */
+  readonly speed: number;
+  /** Every write is durable when it ends. */
+  readonly fua: boolean;
+  /** Called with what cannot be read, which becomes zeros; without it the first error ends the conversion. */
+  readonly salvage?: (sentence: string) => void;
+  /** Called with the bytes of the disk that are done, which never get less. */
+  readonly progress?: (done: number) => void;
+  /** Asked before every piece; true ends the conversion with ECANCELED. */
+  readonly canceled?: () => boolean;
+}
+
+/** @throws {BlockError} EINVAL when the target is too short, ENOTSUP when it cannot be compressed, and what I/O throws. */
+export function* convert(environment: Environment, request: ConvertRequest): Co<void> {
+  const { target, createCompressor, depth } = request;
+  const source = new JoinedSource(request.sources, request.backingLength !== undefined);
+  if (target.length < source.length) throw new BlockError("EINVAL", "output file is smaller than input file");
+  if (createCompressor === undefined) return yield* new Conversion(environment, request, source).run(undefined);
+  const { compression: kind, clusterSize } = target.driver;
+  if (kind === undefined) throw new BlockError("ENOTSUP", "Compression not supported for this file format");
+  const pieceBytes = alignUp(COMPRESSED_PIECE_BYTES, clusterSize);
+  const compressor: Compressor = yield* createCompressor({ kind, clusterSize, pieceBytes });
+  try {
+    yield* new Conversion(environment, request, source).run(compressor.pieces(depth));
+  } finally {
+    yield* compressor.close();
+  }
+}
+
+class Conversion {
+  readonly #request: ConvertRequest;
+  readonly #environment: Environment;
+  readonly #source: JoinedSource;
+  readonly #limit: RateLimit;
+  readonly #planning = new CoMutex();
+  readonly #flags: WriteFlags;
+  /** The piece that may be written. */
+  #turn = 0;
+  #done = 0;
+  #failed = false;
+
+  constructor(environment: Environment, request: ConvertRequest, source: JoinedSource) {
+    this.#environment = environment;
+    this.#request = request;
+    this.#source = source;
+    this.#limit = new RateLimit(environment.clock, request.speed);
+    this.#flags = { fua: request.fua };
+  }
+
+  *run(compressors: readonly PieceCompressor[] | undefined): Co<void> {
+    const { target, sparseBytes, backingLength, salvage } = this.#request;
+    const plan = new ConvertPlan(this.#source, {
+      pieceBytes: compressors?.[0]?.bytes.length ?? PIECE_BYTES,
+      unit: target.driver.clusterSize,
+      zerosAreData: sparseBytes === 0,
+      backingLength,
+      salvage: salvage && ((offset, error) => salvage(describe("reading block status", offset, error))),
+    });
+    const lanes =
+      compressors?.map((one) => this.#lane(plan, one.bytes, (piece) => this.#packedWrites(piece, one))) ??
+      Array.from({ length: this.#request.depth }, () => this.#plainLane(plan));
+    yield* join(lanes);
+  }
+
+  #plainLane(plan: ConvertPlan): Co<void> {
+    const buffer = new Uint8Array(Math.min(PIECE_BYTES, Math.max(1, this.#source.length)));
+    return this.#lane(plan, buffer, (piece) => this.#plainWrites(piece, buffer.subarray(0, piece.length)));
+  }
+
+  /** One of the coroutines that take pieces until there are no more. */
+  *#lane(plan: ConvertPlan, buffer: Uint8Array, toWrites: (piece: Piece) => Co<Co<void>[]>): Co<void> {
+    try {
+      for (;;) {
+        const piece = yield* this.#planning.run(() => this.#take(plan));
+        if (piece === undefined) return;
+        if (piece.kind === "data") yield* this.#read(piece, buffer);
+        const writes = piece.kind === "data" ? yield* toWrites(piece) : this.#zeroWrites(piece);
+        if (this.#request.inOrder) yield* until(() => this.#failed || this.#turn === piece.index);
+        if (this.#failed) return;
+        yield* this.#write(piece, writes);
+        this.#done += piece.length;
+        this.#request.progress?.(this.#done);
+      }
+    } catch (error) {
+      this.#failed = true;
+      throw error;
+    }
+  }
+
+  *#take(plan: ConvertPlan): Co<Piece | undefined> {
+    const { canceled } = this.#request;
+    for (let delayMs = this.#limit.delayMs(); delayMs > 0; delayMs = this.#limit.delayMs())
+      yield* sleep(this.#environment.clock, delayMs, () => this.#failed || canceled?.() === true);
+    if (this.#failed) return undefined;
+    if (canceled?.() === true) throw new BlockError("ECANCELED", "the conversion was canceled");
+    const piece = yield* plan.next();
+    if (piece?.kind === "data") this.#limit.spend(piece.length);
+    return piece;
+  }
+
+  /** Fills the buffer with the piece, and with zeros behind it. */
+  *#read({ offset, length }: Piece, buffer: Uint8Array): Co<void> {
+    const { salvage } = this.#request;
+    const bytes = buffer.subarray(0, length);
+    try {
+      yield* this.#source.read(offset, bytes);
+    } catch (error) {
+      if (!isBlockError(error)) throw error;
+      if (salvage === undefined) throw explained("reading", offset, error);
+      yield* this.#salvage(offset, bytes, salvage);
+    }
+    if (length % this.#request.target.driver.clusterSize !== 0) buffer.fill(0, length);
+  }
+
+  /** Reads sector by sector what can be read. */
+  *#salvage(offset: number, bytes: Uint8Array, salvage: (sentence: string) => void): Co<void> {
+    for (let done = 0; done < bytes.length; done += SECTOR_SIZE) {
+      const sector = bytes.subarray(done, done + SECTOR_SIZE);
+      try {
+        yield* this.#source.read(offset + done, sector);
+      } catch (error) {
+        if (!isBlockError(error)) throw error;
+        salvage(describe("reading", offset + done, error));
+        sector.fill(0);
+      }
+    }
+  }
+
+  *#write({ index, offset }: Piece, writes: readonly Co<void>[]): Co<void> {
+    try {
+      // Each takes its place in the target before the next one: they are one behind the other.
+      if (this.#request.inOrder) for (const write of writes) yield* write;
+      else yield* join(writes);
+    } catch (error) {
+      if (!isBlockError(error)) throw error;
+      throw explained("writing", offset, error);
+    }
+    this.#turn = index + 1;
+  }
+
+  #zeroWrites({ kind, offset, length }: Piece): Co<void>[] {
+    if (kind === "backing" || this.#request.targetIsZero) return [];
+    return [this.#request.target.writeZeroes(offset, length, this.#flags)];
+  }
+
+  *#plainWrites({ offset, length }: Piece, bytes: Uint8Array): Co<Co<void>[]> {
+    const { target, sparseBytes } = this.#request;
+    if (sparseBytes === 0) return [target.write(offset, IoVector.of(bytes), this.#flags)];
+    // Clusters are stored as a whole, and each by one write: then they take their places in order.
+    const unit = Math.max(2 ** Math.floor(Math.log2(sparseBytes)), target.driver.clusterSize);
+    return sparseRuns(bytes.subarray(0, length), offset, unit, sparseBytes).flatMap(({ start, end, zero }) =>
+      zero
+        ? this.#zeroWrites({ kind: "zero", offset: offset + start, length: end - start, index: 0 })
+        : [target.write(offset + start, IoVector.of(bytes.subarray(start, end)), this.#flags)],
+    );
+  }
+
+  /** Compresses the clusters that are not all zeros, and stores those plainly that do not get smaller. */
+  *#packedWrites({ offset, length }: Piece, { bytes, compress }: PieceCompressor): Co<Co<void>[]> {
+    const { target, sparseBytes } = this.#request;
+    const { clusterSize } = target.driver;
+    const whole = bytes.subarray(0, alignUp(length, clusterSize));
+    const runs = sparseRuns(whole, 0, clusterSize, 0);
+    const isStored = ({ zero }: { readonly zero: boolean }): boolean => !zero || sparseBytes === 0;
+    const clusters = runs.filter(isStored).flatMap(({ start, end }) => indexes(start / clusterSize, end / clusterSize));
+    const packed = yield* compress(clusters);
+    const writes: Co<void>[] = [];
+    let next = 0;
+    for (const run of runs) {
+      const end = Math.min(run.end, length);
+      if (!isStored(run))
+        writes.push(
+          ...this.#zeroWrites({ kind: "zero", offset: offset + run.start, length: end - run.start, index: 0 }),
+        );
+      else {
+        const count = (run.end - run.start) / clusterSize;
+        writes.push(...this.#storeRun(offset, bytes.subarray(0, length), run.start, packed.slice(next, next + count)));
+        next += count;
+      }
+    }
+    return writes;
+  }
+
+  #storeRun(offset: number, bytes: Uint8Array, start: number, packed: readonly (Uint8Array | undefined)[]): Co<void>[] {
+    const { target } = this.#request;
+    const { clusterSize } = target.driver;
+    const writes: Co<void>[] = [];
+    for (let first = 0; first < packed.length; ) {
+      const isPacked = packed[first] !== undefined;
+      let end = first + 1;
+      while (end < packed.length && (packed[end] !== undefined) === isPacked) end += 1;
+      const at = start + first * clusterSize;
+      const plain = bytes.subarray(at, start + end * clusterSize);
+      writes.push(
+        isPacked
+          ? target.writePacked(offset + at, packed.slice(first, end) as Uint8Array[])
+          : target.write(offset + at, IoVector.of(plain), this.#flags),
+      );
+      first = end;
+    }
+    return writes;
+  }
+}
+
+function indexes(from: number, end: number): number[] {
+  return Array.from({ length: end - from }, (_, index) => from + index);
+}
+
+function describe(action: string, offset: number, error: Error): string {
+  return `error while ${action} at byte ${offset}: ${isBlockError(error) ? errnoText(error.code) : error.message}`;
+}
+
+function explained(action: string, offset: number, error: BlockError): BlockError {
+  return new BlockError(error.code, describe(action, offset, error), error.context, error);
+}

@@ -1,0 +1,213 @@
+/** `spindle convert`: copies what images show into a new one. */
+import { BlockError, isBlockError, MiB, parseSize } from "@spindle/base";
+import { type ConvertImageOptions, convertImage, type ImageName, type StreamProgress } from "spindle";
+import { CACHE_MODES, isCacheMode, targetCache } from "../cache-mode.ts";
+import { type Command, defineCommand, numberOption, type OptionValues, UsageError } from "../command.ts";
+import { parseOptionLists } from "../create-options.ts";
+import { SignalWatch } from "../ending-signals.ts";
+import { EXIT_FAILURE, EXIT_OK, signalExitCode } from "../exit-codes.ts";
+import { operandImage } from "../image-name.ts";
+import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
+import { complain } from "../output.ts";
+import { percentDisplay } from "../percent-display.ts";
+import { type ProgressDisplay, progressDisplay } from "../progress-display.ts";
+
+const WORKERS_MAX = 32;
+const DEPTH_MAX = 16;
+const SPARSE_BYTES_MAX: number = 16 * MiB;
+
+const SUFFIXES =
+  "You may use k, M, G, T, P or E suffixes for kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.";
+
+const OPTIONS = {
+  format: { ...FORMAT, help: "the sources' format (default: found by looking at them)" },
+  "target-format": { short: "O", value: "FORMAT", help: "the target's format (default: raw)" },
+  options: { short: "o", value: "KEY=VALUE,...", many: true, help: "options of the new image" },
+  backing: {
+    short: "B",
+    value: "FILE",
+    help: "the target's backing file; the copy leaves to it what the source leaves to its own",
+  },
+  "backing-format": { short: "F", value: "FORMAT", help: "the backing file's format; it has to be told" },
+  compress: { short: "c", help: "compress the target's clusters" },
+  sparse: {
+    short: "S",
+    value: "SIZE",
+    help: "do not store zeros of at least so many bytes; 0 stores everything (default: 4k)",
+  },
+  "no-create": { short: "n", help: "copy into an image that is there" },
+  "target-is-zero": { help: "with -n: the target reads as zeros" },
+  depth: { short: "m", value: "N", help: `reads and writes side by side, 1 to ${DEPTH_MAX} (default: 8)` },
+  "out-of-order": { short: "W", help: "write side by side, in any order" },
+  workers: { value: "N", help: `threads that compress, 0 to ${WORKERS_MAX} (default: 2)` },
+  rate: { short: "r", value: "BYTES/S", help: "copy at most so many bytes a second" },
+  cache: { short: "t", value: "MODE", help: `the target's cache mode: ${CACHE_MODES.join("|")} (default: unsafe)` },
+  "source-cache": {
+    short: "T",
+    value: "MODE",
+    help: "the sources' cache mode; reads always go through the page cache",
+  },
+  offload: { short: "C", help: "accepted for qemu-img's sake: the host may copy by itself" },
+  salvage: { help: "go on after errors of the sources, with zeros in their place" },
+  snapshot: { short: "l", value: "SNAPSHOT", help: "refused: internal snapshots are not supported" },
+  bitmaps: { help: "refused: persistent bitmaps are not supported" },
+  "image-opts": IMAGE_OPTS,
+  "target-image-opts": { help: "with -n: the target is KEY=VALUE,..." },
+  "progress-bar": { short: "p", help: "show how far it is" },
+  progress: { value: "json", oneOf: ["json"], help: "write the progress, one JSON object a line" },
+  quiet: { short: "q", help: "print nothing but errors" },
+  "allow-backing": ALLOW_BACKING,
+  "force-share": FORCE_SHARE,
+} as const;
+
+type Values = OptionValues<typeof OPTIONS>;
+
+export const convert: Command = defineCommand({
+  name: "convert",
+  operands: "FILE... TARGET",
+  operandCount: { least: 2, most: Number.POSITIVE_INFINITY, otherwise: "Must specify image file name" },
+  about: "Copies what an image shows, or several one behind the other, into a new image of any format.",
+  options: OPTIONS,
+  async run(values, operands) {
+    checkTogether(values, operands.length - 1);
+    const sources = operands
+      .slice(0, -1)
+      .map((text) => operandImage(text, { format: values.format, imageOpts: values["image-opts"] }));
+    const format = values["target-format"] ?? "raw";
+    const file = operands.at(-1) ?? "";
+    const isOptions = values["target-image-opts"];
+    const target = operandImage(file, isOptions ? { imageOpts: true } : { format });
+    const options = { ...copyOptions(values), ...newImage(values, format), allowBacking: values["allow-backing"] };
+    const display = values.quiet ? undefined : displayOf(values);
+    const interrupt = new AbortController();
+    const asked = (): void => interrupt.abort(new BlockError("ECANCELED", `interrupted; '${file}' is not complete`));
+    using signals = new SignalWatch(asked);
+    try {
+      await copy(sources, target, { ...options, signal: interrupt.signal }, display);
+    } catch (error) {
+      if (!isBlockError(error)) throw error;
+      complain(error.message);
+      return signals.received === undefined ? EXIT_FAILURE : signalExitCode(signals.received);
+    }
+    return EXIT_OK;
+  },
+});
+
+/** Which options go together, in qemu-img's words. */
+function checkTogether(values: Values, sourceCount: number): void {
+  if (values.bitmaps) throw new BlockError("ENOTSUP", "--bitmaps: persistent bitmaps are not supported");
+  if (values.snapshot !== undefined)
+    throw new BlockError("ENOTSUP", `-l ${values.snapshot}: internal snapshots are not supported`);
+  if (values.offload && values.compress) throw new UsageError("Cannot enable copy offloading when -c is used");
+  if (values.offload && values.sparse !== undefined)
+    throw new UsageError("Cannot enable copy offloading when -S is used");
+  if (values["no-create"] && values.options.length > 0)
+    throw new UsageError("-o has no effect when skipping image creation");
+  if (values["target-image-opts"] && !values["no-create"])
+    throw new UsageError("--target-image-opts requires use of -n flag");
+  if (values["target-is-zero"] && !values["no-create"])
+    throw new UsageError("--target-is-zero requires use of -n flag");
+  if (values["target-is-zero"] && values.backing !== undefined)
+    throw new UsageError("Cannot use --target-is-zero when the destination image has a backing file");
+  if (sourceCount > 1 && values.backing !== undefined)
+    throw new UsageError(
+      "Having a backing file for the target makes no sense when concatenating multiple input images",
+    );
+}
+
+/** What is to be created. */
+function newImage(values: Values, format: string): Pick<ConvertImageOptions, "format" | "options" | "backing"> {
+  // The new disk is as long as the sources, whatever is said, as in qemu-img.
+  const { backing_file, backing_fmt, size: _ignored, ...options } = parseOptionLists(values.options);
+  const filename = values.backing ?? backing_file;
+  const backingFormat = values["backing-format"] ?? backing_fmt;
+  if (filename === undefined && backingFormat !== undefined)
+    throw new UsageError("Backing format cannot be used without backing file");
+  if (filename !== undefined && backingFormat === undefined)
+    throw new UsageError("Use of backing file requires explicit backing format");
+  if (values.compress && options["preallocation"] !== undefined && options["preallocation"] !== "off")
+    throw new UsageError("Compression and preallocation not supported at the same time");
+  return {
+    format,
+    options,
+    ...(filename === undefined || backingFormat === undefined ? {} : { backing: { filename, format: backingFormat } }),
+  };
+}
+
+type CopyOptions = Omit<ConvertImageOptions, "format" | "options" | "backing">;
+
+function copyOptions(values: Values): CopyOptions {
+  const { cache = "unsafe", quiet } = values;
+  const sourceCache = values["source-cache"] ?? "writeback";
+  if (!isCacheMode(cache)) throw new UsageError(`Invalid cache option: ${cache}`);
+  if (!isCacheMode(sourceCache)) throw new UsageError(`Invalid source cache option: ${sourceCache}`);
+  const workers = numberOption("number of workers", values.workers, 0, WORKERS_MAX);
+  const sparseBytes = sparseOption(values.sparse);
+  return {
+    existing: values["no-create"],
+    targetIsZero: values["target-is-zero"],
+    compress: values.compress,
+    inOrder: !values["out-of-order"],
+    depth: depthOption(values.depth),
+    speed: rateOption(values.rate),
+    cache: targetCache(cache),
+    ...(sparseBytes === undefined ? {} : { sparseBytes }),
+    ...(workers === undefined ? {} : { workers }),
+    ...(values.salvage ? { salvage: (sentence) => quiet || complain(`warning: ${sentence}`) } : {}),
+  };
+}
+
+function sparseOption(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  const size = sizeOr(text, `Invalid buffer size for sparse output specified. ${SUFFIXES}`);
+  if (size % 512 === 0 && size <= SPARSE_BYTES_MAX) return size;
+  throw new UsageError(
+    `Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to ${SPARSE_BYTES_MAX}. ` +
+      "Select 0 to disable sparse detection (fully allocates output).",
+  );
+}
+
+function depthOption(text = "8"): number {
+  const depth = Number(text);
+  if (/^\d+$/.test(text) && depth >= 1 && depth <= DEPTH_MAX) return depth;
+  throw new UsageError(`Invalid number of coroutines. Allowed number of coroutines is between 1 and ${DEPTH_MAX}`);
+}
+
+function rateOption(text = "0"): number {
+  return sizeOr(text, `Invalid rate limit specified. ${SUFFIXES}`);
+}
+
+function sizeOr(text: string, otherwise: string): number {
+  try {
+    return parseSize(text);
+  } catch {
+    throw new UsageError(otherwise);
+  }
+}
+
+function displayOf(values: Values): ProgressDisplay | undefined {
+  if (values.progress === "json") return progressDisplay("json", process.stdout);
+  return values["progress-bar"] ? percentDisplay(process.stdout) : undefined;
+}
+
+async function copy(
+  sources: readonly ImageName[],
+  target: ImageName,
+  options: ConvertImageOptions,
+  display: ProgressDisplay | undefined,
+): Promise<void> {
+  if (display === undefined) return void (await convertImage(sources, target, options));
+  let last: StreamProgress | undefined;
+  const progress = (now: StreamProgress): void => {
+    last = now;
+    display.progress(now);
+  };
+  try {
+    await convertImage(sources, target, { ...options, progress });
+    if (last !== undefined) display.result(last, { outcome: "completed" });
+  } catch (error) {
+    if (isBlockError(error) && last !== undefined)
+      display.result(last, { outcome: error.code === "ECANCELED" ? "cancelled" : "failed", error: error.message });
+    throw error;
+  }
+}
