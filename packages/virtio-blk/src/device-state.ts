@@ -29,9 +29,9 @@ const DRIVER_STATUS_BITS =
   VIRTIO_CONFIG_S_FEATURES_OK |
   VIRTIO_CONFIG_S_FAILED;
 
-/** Bits of the interrupt status (virtio 1.2 §4.2.2). */
-const VIRTIO_MMIO_INT_VRING = 1;
-const VIRTIO_MMIO_INT_CONFIG = 2;
+/** Bits of the interrupt status, which are the same for mmio and PCI (virtio 1.2 §4.2.2, §4.1.4.5). */
+const INTERRUPT_QUEUE = 1;
+const INTERRUPT_CONFIG = 2;
 
 const STATUS = 0;
 const INTERRUPT_STATUS = 1;
@@ -44,6 +44,8 @@ const CACHE_CHOICE = 7;
 /** 1 while requests wait for the host to resume the device. */
 const STOPPED = 8;
 const ERROR_THREAD = 9;
+/** 1 when a change of the configuration waits to be told with an interrupt of its own. */
+const CONFIG_PENDING = 10;
 
 export class DeviceState {
   readonly handle: VirtioBlkHandle;
@@ -94,24 +96,25 @@ export class DeviceState {
     Atomics.store(this.#words, CONFIG_THREAD, encodeThread(thread));
   }
 
-  /** Accepts features, in halves, until the driver has fixed them with FEATURES_OK. */
+  /** Accepts features, in halves, until the driver has fixed them. */
   setDriverFeatures(half: "low" | "high", bits: number): void {
-    if ((this.status & VIRTIO_CONFIG_S_FEATURES_OK) !== 0) return;
+    if (this.#featuresFixed) return;
     Atomics.store(this.#words, half === "low" ? FEATURES_LOW : FEATURES_HIGH, bits);
   }
 
   /**
    * Adds the bits that a driver wrote, as far as it may set them: FEATURES_OK stays clear when the features are not
-   * acceptable, and DRIVER_OK before FEATURES_OK.
+   * acceptable, and DRIVER_OK before FEATURES_OK. A legacy driver has no FEATURES_OK.
    */
-  addStatus(bits: number): void {
+  addStatus(bits: number, legacy = false): void {
+    const settable = legacy ? DRIVER_STATUS_BITS & ~VIRTIO_CONFIG_S_FEATURES_OK : DRIVER_STATUS_BITS;
     for (;;) {
       const before = this.status;
-      let after = before | (bits & DRIVER_STATUS_BITS);
+      let after = before | (bits & settable);
       const fixing = (after & ~before & VIRTIO_CONFIG_S_FEATURES_OK) !== 0;
       if (fixing && !acceptableFeatures(this.driverFeatures, this.handle.offered))
         after &= ~VIRTIO_CONFIG_S_FEATURES_OK;
-      if ((after & VIRTIO_CONFIG_S_FEATURES_OK) === 0) after &= ~VIRTIO_CONFIG_S_DRIVER_OK;
+      if (!legacy && (after & VIRTIO_CONFIG_S_FEATURES_OK) === 0) after &= ~VIRTIO_CONFIG_S_DRIVER_OK;
       if (Atomics.compareExchange(this.#words, STATUS, before, after) !== before) continue;
       // What a driver wrote before it had negotiated the right to is forgotten.
       if ((after & ~before & VIRTIO_CONFIG_S_FEATURES_OK) !== 0)
@@ -152,6 +155,7 @@ export class DeviceState {
     Atomics.store(this.#words, FEATURES_LOW, 0);
     Atomics.store(this.#words, FEATURES_HIGH, 0);
     Atomics.store(this.#words, INTERRUPT_STATUS, 0);
+    Atomics.store(this.#words, CONFIG_PENDING, 0);
     Atomics.store(this.#words, CACHE_CHOICE, CacheChoice.none);
     Atomics.store(this.#words, RESETTING, 0);
     Atomics.store(this.#words, STATUS, 0);
@@ -170,7 +174,8 @@ export class DeviceState {
 
   /** Tells the guest that used buffers are there. */
   interrupt(queue: QueueState): void {
-    Atomics.or(this.#words, INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING);
+    queue.interrupt();
+    Atomics.or(this.#words, INTERRUPT_STATUS, INTERRUPT_QUEUE);
     this.wakeDriver(queue);
   }
 
@@ -182,6 +187,16 @@ export class DeviceState {
 
   acknowledgeInterrupt(bits: number): void {
     Atomics.and(this.#words, INTERRUPT_STATUS, ~bits);
+  }
+
+  /** The interrupt status, which is 0 afterwards. */
+  takeInterruptStatus(): number {
+    return Atomics.exchange(this.#words, INTERRUPT_STATUS, 0);
+  }
+
+  /** Whether the configuration changed since the last call. For transports with an interrupt for that. */
+  takeConfigInterrupt(): boolean {
+    return Atomics.exchange(this.#words, CONFIG_PENDING, 0) !== 0;
   }
 
   /** Latches a queue as broken and asks the driver for a reset (virtio 1.2 §2.1.2). The other queues go on. */
@@ -275,7 +290,8 @@ export class DeviceState {
   }
 
   #interruptConfiguration(): void {
-    Atomics.or(this.#words, INTERRUPT_STATUS, VIRTIO_MMIO_INT_CONFIG);
+    Atomics.store(this.#words, CONFIG_PENDING, 1);
+    Atomics.or(this.#words, INTERRUPT_STATUS, INTERRUPT_CONFIG);
     const thread = decodeThread(Atomics.load(this.#words, CONFIG_THREAD));
     if (thread !== undefined) this.#threads.ring(thread);
   }

@@ -18,6 +18,8 @@ export const VIRTIO_BLK_F_CONFIG_WCE: number = 2 ** 11;
 const VIRTIO_BLK_F_MQ = 2 ** 12;
 export const VIRTIO_BLK_F_DISCARD: number = 2 ** 13;
 export const VIRTIO_BLK_F_WRITE_ZEROES: number = 2 ** 14;
+/** What legacy devices say that assume nothing about framing. */
+export const VIRTIO_F_ANY_LAYOUT: number = 2 ** 27;
 export const VIRTIO_F_INDIRECT_DESC: number = 2 ** 28;
 export const VIRTIO_F_EVENT_IDX: number = 2 ** 29;
 /** In the high word: bits 32, 34 and 35. */

@@ -12,10 +12,13 @@ export {
   startGuest,
 } from "./driver/guest-driver.ts";
 export { GuestQueue, type GuestRange, type GuestRequest } from "./driver/guest-queue.ts";
+export { type PciFunction, PciRegisters } from "./driver/pci-registers.ts";
 export { type FeatureBits, ringFeatures } from "./features.ts";
 export { GuestMemory, type GuestMemoryHandle, type GuestRegion } from "./guest-memory.ts";
 export type { ErrorAction, ErrorPolicy, IoErrorReport } from "./io-error.ts";
 export { MmioTransport } from "./mmio.ts";
+export { LegacyMmioTransport } from "./mmio-legacy.ts";
+export { type PciInterrupts, type PciMsix, PciTransport, type PciTransportOptions } from "./pci.ts";
 export type { QueueFault } from "./queue-fault.ts";
 export type { QueueLayout } from "./queue-layout.ts";
 export { QueueServer, type QueueServerOptions, serveQueues } from "./queue-worker.ts";

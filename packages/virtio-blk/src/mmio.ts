@@ -5,15 +5,14 @@
 import { type Co, until } from "@spindle/base";
 import type { VirtioBlkHandle } from "./create-device.ts";
 import { DeviceState } from "./device-state.ts";
-import { ringFeatures } from "./features.ts";
 import { GuestMemory } from "./guest-memory.ts";
-import { openVirtqueue } from "./open-virtqueue.ts";
+import { makeReady, stopQueue } from "./queue-setup.ts";
 import { type QueueState, QueueWord } from "./queue-state.ts";
+import { isAccess, littleEndian, littleEndianValue } from "./register-bytes.ts";
 import * as mmio from "./registers.ts";
-import { firstPosition } from "./virtqueue.ts";
 
 /** "SPND": who made the device; drivers use it for nothing. */
-const VENDOR_ID = 0x444e_5053;
+export const VENDOR_ID = 0x444e_5053;
 
 const QUEUE_REGISTERS: ReadonlyMap<number, QueueWord> = new Map<number, QueueWord>([
   [mmio.VIRTIO_MMIO_QUEUE_NUM, QueueWord.size],
@@ -40,7 +39,8 @@ export class MmioTransport implements mmio.Registers {
 
   read(offset: number, width: 1 | 2 | 4 = 4): number {
     if (!isAccess(offset, width)) return 0;
-    if (offset >= mmio.VIRTIO_MMIO_CONFIG) return this.#readConfiguration(offset - mmio.VIRTIO_MMIO_CONFIG, width);
+    if (offset >= mmio.VIRTIO_MMIO_CONFIG)
+      return littleEndianValue(this.#state.readConfiguration(offset - mmio.VIRTIO_MMIO_CONFIG, width));
     if (width !== 4) return 0;
     switch (offset) {
       case mmio.VIRTIO_MMIO_MAGIC_VALUE:
@@ -151,27 +151,7 @@ export class MmioTransport implements mmio.Registers {
   #setReady(word: number): void {
     const queue = this.#queue();
     if (queue === undefined) return;
-    if (word === 0) queue.disable();
-    else if (queue.stopped) {
-      const { layout } = queue;
-      if (layout.size > this.#state.handle.queueSizeMax) return;
-      const features = ringFeatures(this.#state.driverFeatures);
-      if (openVirtqueue(this.#memory, layout, features) === undefined) return;
-      queue.enable(firstPosition(features.packed));
-    }
-    this.#state.kick(queue);
+    if (word === 0) stopQueue(this.#state, queue);
+    else makeReady(this.#state, this.#memory, queue);
   }
-
-  #readConfiguration(offset: number, width: number): number {
-    const bytes = this.#state.readConfiguration(offset, width);
-    return bytes.reduceRight((value, byte) => value * 256 + byte, 0);
-  }
-}
-
-function isAccess(offset: number, width: number): boolean {
-  return Number.isSafeInteger(offset) && offset >= 0 && (width === 1 || width === 2 || width === 4);
-}
-
-function littleEndian(value: number, width: number): Uint8Array {
-  return Uint8Array.from({ length: width }, (_, index) => value >>> (8 * index));
 }

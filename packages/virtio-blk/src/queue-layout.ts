@@ -2,7 +2,7 @@
  * Where the three parts of a virtqueue stand in guest memory, and what their words mean, for the device and the driver:
  * split (virtio 1.2 §2.7) and packed (§2.8).
  */
-import { isPowerOfTwo } from "@spindle/base";
+import { alignUp, isPowerOfTwo } from "@spindle/base";
 import type { GuestMemory, GuestWindow } from "./guest-memory.ts";
 
 /** The largest queue size that 16-bit indices can tell full from empty. */
@@ -47,6 +47,13 @@ export interface QueueLayout {
   readonly driverAddress: number;
   /** The Device Area: the used ring, or the device's event suppression structure. */
   readonly deviceAddress: number;
+}
+
+/** Where the parts of a queue stand that has them in one piece, as legacy drivers do (§2.7.2). Numbers are bytes. */
+export function legacyLayout(address: number, size: number, alignment: number): QueueLayout {
+  const driverAddress = address + DESCRIPTOR_BYTES * size;
+  const deviceAddress = alignUp(driverAddress + usedEventOffset(size) + 2, alignment);
+  return { size, descriptorAddress: address, driverAddress, deviceAddress };
 }
 
 /** The three parts of a split queue, checked and ready for access. */

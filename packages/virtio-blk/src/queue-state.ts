@@ -43,6 +43,8 @@ const NEXT_AVAILABLE = 11;
 const NEXT_USED = 12;
 /** Index of the thread to ring for used buffers, plus one. */
 const INTERRUPT_THREAD = 13;
+/** 1 when the driver wants an interrupt that nobody has delivered. */
+const INTERRUPT_PENDING = 14;
 
 export class QueueState {
   readonly #words: Uint32Array;
@@ -55,6 +57,11 @@ export class QueueState {
   /** Sets what the driver says of the rings. The transport does so only while the queue is stopped. */
   setWord(word: QueueWord, value: number): void {
     Atomics.store(this.#words, word, value);
+  }
+
+  /** What the driver last said. */
+  word(word: QueueWord): number {
+    return Atomics.load(this.#words, word);
   }
 
   get layout(): QueueLayout {
@@ -111,6 +118,7 @@ export class QueueState {
   /** Forgets what the driver had set up. Only while the queue is stopped. */
   clear(): void {
     for (let word = 0; word < DRIVER_WORDS; word++) Atomics.store(this.#words, word, 0);
+    Atomics.store(this.#words, INTERRUPT_PENDING, 0);
     Atomics.store(this.#words, FAULT, 0);
   }
 
@@ -148,6 +156,16 @@ export class QueueState {
 
   setFault(fault: QueueFault): void {
     Atomics.store(this.#words, FAULT, QUEUE_FAULTS.indexOf(fault) + 1);
+  }
+
+  /** Notes that the driver wants an interrupt. */
+  interrupt(): void {
+    Atomics.store(this.#words, INTERRUPT_PENDING, 1);
+  }
+
+  /** Whether there was an interrupt to deliver since the last call. For transports with an interrupt for each queue. */
+  takeInterrupt(): boolean {
+    return Atomics.exchange(this.#words, INTERRUPT_PENDING, 0) !== 0;
   }
 
   get interruptThread(): number | undefined {

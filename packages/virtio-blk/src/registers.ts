@@ -18,6 +18,10 @@ export const VIRTIO_MMIO_DRIVER_FEATURES_SEL = 0x024;
 export const VIRTIO_MMIO_QUEUE_SEL = 0x030;
 export const VIRTIO_MMIO_QUEUE_NUM_MAX = 0x034;
 export const VIRTIO_MMIO_QUEUE_NUM = 0x038;
+/** Version 1 only: the unit of QueuePFN, the alignment of the used ring, and where the rings stand. */
+export const VIRTIO_MMIO_GUEST_PAGE_SIZE = 0x028;
+export const VIRTIO_MMIO_QUEUE_ALIGN = 0x03c;
+export const VIRTIO_MMIO_QUEUE_PFN = 0x040;
 export const VIRTIO_MMIO_QUEUE_READY = 0x044;
 export const VIRTIO_MMIO_QUEUE_NOTIFY = 0x050;
 export const VIRTIO_MMIO_INTERRUPT_STATUS = 0x060;

@@ -10,6 +10,7 @@ import { ringFeatures } from "../src/features.ts";
 import { GuestMemory, type GuestMemoryHandle } from "../src/guest-memory.ts";
 import { MmioTransport } from "../src/mmio.ts";
 import { QueueServer } from "../src/queue-worker.ts";
+import type { Registers } from "../src/registers.ts";
 import { MemoryDisk } from "./memory-disk.ts";
 
 export interface OneThreadOptions {
@@ -23,6 +24,9 @@ export interface OneThreadOptions {
   readonly device?: Partial<VirtioBlkOptions>;
   readonly memory?: GuestMemoryHandle;
   readonly base?: number;
+  /** How the guest reaches the device's registers; mmio when left out. Legacy drivers have their rings in one piece. */
+  readonly transport?: (device: VirtioBlkHandle) => Registers;
+  readonly legacy?: boolean;
 }
 
 /** Guest memory behind the plan that tests may use as they like. */
@@ -32,7 +36,7 @@ export class OneThread {
   readonly disk: MemoryDisk;
   readonly device: VirtioBlkHandle;
   readonly memory: GuestMemory;
-  readonly registers: MmioTransport;
+  readonly registers: Registers;
   readonly runner: SyncRunner = new SyncRunner({ now: () => 0 });
   readonly plans: GuestQueuePlan[];
   /** Address of SPARE_BYTES bytes that nobody uses. */
@@ -46,7 +50,13 @@ export class OneThread {
 
   constructor(options: OneThreadOptions = {}) {
     const { queueCount = 1, queueSize = 16, base = 0 } = options;
-    const plan = planGuest({ queueCount, queueSize, dataBytes: options.dataBytes ?? 8192, base });
+    const plan = planGuest({
+      queueCount,
+      queueSize,
+      dataBytes: options.dataBytes ?? 8192,
+      base,
+      legacy: options.legacy === true,
+    });
     this.plans = plan.queues;
     this.spare = base + plan.length;
     const memory = options.memory ?? GuestMemory.create(plan.length + SPARE_BYTES, base);
@@ -64,7 +74,7 @@ export class OneThread {
       serial: "spindle-0",
       ...options.device,
     });
-    this.registers = new MmioTransport(this.device);
+    this.registers = options.transport?.(this.device) ?? new MmioTransport(this.device);
     this.#refused = options.refused ?? 0;
     this.serve();
     this.start();
@@ -100,7 +110,7 @@ export class OneThread {
   }
 
   queue(index = 0): GuestQueue {
-    return new GuestQueue(this.guest, index, this.thread);
+    return new GuestQueue(this.guest, index, this.thread, this.registers);
   }
 
   ring(index = 0): SplitDriverRing {

@@ -286,7 +286,7 @@ describe("before DRIVER_OK and after a reset", () => {
     guest.poll();
     guest.registers.write(mmio.VIRTIO_MMIO_STATUS, 0);
     let over = false;
-    guest.runner.spawn(guest.registers.resetComplete(), () => {
+    guest.runner.spawn(new MmioTransport(guest.device).resetComplete(), () => {
       over = true;
     });
     guest.poll();

@@ -12,7 +12,13 @@ import {
 } from "../device-state.ts";
 import { type FeatureBits, ringFeatures } from "../features.ts";
 import { GuestMemory } from "../guest-memory.ts";
-import { availEventOffset, DESCRIPTOR_BYTES, type QueueLayout, usedEventOffset } from "../queue-layout.ts";
+import {
+  availEventOffset,
+  DESCRIPTOR_BYTES,
+  legacyLayout,
+  type QueueLayout,
+  usedEventOffset,
+} from "../queue-layout.ts";
 import * as mmio from "../registers.ts";
 
 /** Bytes that a request takes beside its data: header, segment, status, indirect table. */
@@ -45,15 +51,18 @@ export interface GuestPlanOptions {
   readonly queueSize?: number;
   /** Bytes of the largest read or write; 65536 when left out. */
   readonly dataBytes?: number;
+  /** Puts the rings of each queue in one piece, as legacy devices have them. */
+  readonly legacy?: boolean;
   /** Guest-physical address where everything begins, a multiple of 4096. */
   readonly base?: number;
 }
 
 /** Lays queues out one after the other. `length` is the bytes of guest memory from `base` on that this takes. */
 export function planGuest(options: GuestPlanOptions = {}): { queues: GuestQueuePlan[]; length: number } {
-  const { queueCount = 1, queueSize = 128, base = 0 } = options;
+  const { queueCount = 1, queueSize = 128, base = 0, legacy = false } = options;
   const dataBytes = alignUp(options.dataBytes ?? 65_536, PAGE_SIZE);
-  let address = base;
+  // To a legacy device page 0 means no rings.
+  let address = legacy ? Math.max(base, PAGE_SIZE) : base;
   const allocate = (length: number): number => {
     const start = address;
     address += alignUp(length, PAGE_SIZE);
@@ -61,12 +70,14 @@ export function planGuest(options: GuestPlanOptions = {}): { queues: GuestQueueP
   };
   const queues = Array.from({ length: queueCount }, (_, index) => ({
     index,
-    layout: {
-      size: queueSize,
-      descriptorAddress: allocate(DESCRIPTOR_BYTES * queueSize),
-      driverAddress: allocate(usedEventOffset(queueSize) + 2),
-      deviceAddress: allocate(availEventOffset(queueSize) + 2),
-    },
+    layout: legacy
+      ? legacyLayout(allocate(legacyRingBytes(queueSize)), queueSize, PAGE_SIZE)
+      : {
+          size: queueSize,
+          descriptorAddress: allocate(DESCRIPTOR_BYTES * queueSize),
+          driverAddress: allocate(usedEventOffset(queueSize) + 2),
+          deviceAddress: allocate(availEventOffset(queueSize) + 2),
+        },
     slotsAddress: allocate(SLOT_BYTES * queueSize),
     dataAddress: allocate(dataBytes * queueSize),
     dataBytes,
@@ -75,7 +86,8 @@ export function planGuest(options: GuestPlanOptions = {}): { queues: GuestQueueP
 }
 
 /**
- * Resets the device and brings it up with the given queues.
+ * Resets the device and brings it up with the given queues; where the registers are those of a legacy device, as a legacy
+ * driver, for which the queues were planned.
  * @param refused features that the driver does without; it takes everything else that is offered
  * @throws {BlockError} ENOTSUP when there is no such device, EINVAL when it refuses the features or a queue.
  */
@@ -85,18 +97,24 @@ export function* startGuest(
   queues: readonly GuestQueuePlan[],
   refused: Partial<FeatureBits> = {},
 ): Co<GuestHandle> {
+  const version = registers.read(mmio.VIRTIO_MMIO_VERSION);
   const found =
     registers.read(mmio.VIRTIO_MMIO_MAGIC_VALUE) === mmio.VIRTIO_MMIO_MAGIC &&
-    registers.read(mmio.VIRTIO_MMIO_VERSION) === 2 &&
+    (version === 1 || version === 2) &&
     registers.read(mmio.VIRTIO_MMIO_DEVICE_ID) === mmio.VIRTIO_ID_BLOCK;
   if (!found) throw new BlockError("ENOTSUP", "there is no virtio-blk device at these registers");
   yield* resetDevice(registers);
   addStatus(registers, VIRTIO_CONFIG_S_ACKNOWLEDGE);
   addStatus(registers, VIRTIO_CONFIG_S_DRIVER);
-  const features = negotiate(registers, refused);
+  const legacy = version === 1;
+  const features = legacy ? negotiateLegacy(registers, refused) : negotiate(registers, refused);
   const memory = new GuestMemory(device.memory);
   const { packed } = ringFeatures(features);
-  for (const queue of queues) setUpQueue(registers, memory, queue, packed);
+  for (const queue of queues) {
+    clearRings(memory, queue.layout, packed);
+    if (legacy) setUpLegacyQueue(registers, queue);
+    else setUpQueue(registers, queue);
+  }
   addStatus(registers, VIRTIO_CONFIG_S_DRIVER_OK);
   return { device, features, queues };
 }
@@ -137,11 +155,40 @@ function negotiate(registers: mmio.Registers, refused: Partial<FeatureBits>): Fe
   return { low, high };
 }
 
-function setUpQueue(registers: mmio.Registers, memory: GuestMemory, queue: GuestQueuePlan, packed: boolean): void {
-  const { size, descriptorAddress, driverAddress, deviceAddress } = queue.layout;
+/** A legacy device has no way to refuse features: what it does not know it does not take. */
+function negotiateLegacy(registers: mmio.Registers, refused: Partial<FeatureBits>): FeatureBits {
+  registers.write(mmio.VIRTIO_MMIO_DEVICE_FEATURES_SEL, 0);
+  const low = (registers.read(mmio.VIRTIO_MMIO_DEVICE_FEATURES) & ~(refused.low ?? 0)) >>> 0;
+  registers.write(mmio.VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
+  registers.write(mmio.VIRTIO_MMIO_DRIVER_FEATURES, low);
+  registers.write(mmio.VIRTIO_MMIO_GUEST_PAGE_SIZE, PAGE_SIZE);
+  return { low, high: 0 };
+}
+
+function setUpLegacyQueue(registers: mmio.Registers, { index, layout }: GuestQueuePlan): void {
+  const page = layout.descriptorAddress / PAGE_SIZE;
+  registers.write(mmio.VIRTIO_MMIO_QUEUE_SEL, index);
+  registers.write(mmio.VIRTIO_MMIO_QUEUE_NUM, layout.size);
+  registers.write(mmio.VIRTIO_MMIO_QUEUE_ALIGN, PAGE_SIZE);
+  registers.write(mmio.VIRTIO_MMIO_QUEUE_PFN, page);
+  if (registers.read(mmio.VIRTIO_MMIO_QUEUE_PFN) !== page)
+    throw new BlockError("EINVAL", `the device refuses virtqueue ${index}`);
+}
+
+function clearRings(memory: GuestMemory, layout: QueueLayout, packed: boolean): void {
+  const { size, descriptorAddress, driverAddress, deviceAddress } = layout;
   if (packed) clearMemory(memory, descriptorAddress, DESCRIPTOR_BYTES * size);
   clearMemory(memory, driverAddress, usedEventOffset(size) + 2);
   clearMemory(memory, deviceAddress, availEventOffset(size) + 2);
+}
+
+/** Bytes of the rings of a legacy queue, from the first descriptor to the end. */
+function legacyRingBytes(size: number): number {
+  return legacyLayout(0, size, PAGE_SIZE).deviceAddress + availEventOffset(size) + 2;
+}
+
+function setUpQueue(registers: mmio.Registers, queue: GuestQueuePlan): void {
+  const { size, descriptorAddress, driverAddress, deviceAddress } = queue.layout;
   registers.write(mmio.VIRTIO_MMIO_QUEUE_SEL, queue.index);
   registers.write(mmio.VIRTIO_MMIO_QUEUE_NUM, size);
   writeAddress(registers, mmio.VIRTIO_MMIO_QUEUE_DESC_LOW, descriptorAddress);
