@@ -24,6 +24,12 @@ export interface WriteFlags {
   readonly noFallback?: boolean;
 }
 
+/**
+ * For space that is added to an image: nothing; only the metadata that it needs; space of the host, without writing to
+ * it; zeros written to all of it.
+ */
+export type Preallocation = "off" | "metadata" | "falloc" | "full";
+
 export interface BlockDriver {
   /** The driver's QMP name, such as `qcow2`. */
   readonly name: string;
@@ -53,8 +59,12 @@ export interface BlockDriver {
    * empty.
    */
   blockStatus(offset: number, length: number): Co<Extent>;
-  /** @throws {BlockError} ENOTSUP when the driver cannot change its length. */
-  truncate(length: number): Co<void>;
+  /**
+   * Changes the length; what is added reads as zeros. No request is in flight.
+   * @param preallocation what is done for the space of what is added
+   * @throws {BlockError} ENOTSUP when the driver cannot change its length, or not in this way.
+   */
+  truncate(length: number, preallocation?: Preallocation): Co<void>;
   /** Flushes and gives up every resource. The last call. */
   close(): Co<void>;
 

@@ -2,7 +2,7 @@ export { type AioRequest, Backend, type BlockRequest, type Disk } from "./backen
 export { backingOf, type ChainExtent, chainOf, chainStatus, skipFilters } from "./chain.ts";
 export type { Allocation, ClusterMap, Mapping, MappingKind } from "./cluster-map.ts";
 export { type DescriptorIo, DiskPort, type DiskPortHandle } from "./disk-port.ts";
-export type { BackingFile, BlockDriver, ImageInformation, WriteFlags } from "./driver.ts";
+export type { BackingFile, BlockDriver, ImageInformation, Preallocation, WriteFlags } from "./driver.ts";
 export type { Codecs, Environment } from "./environment.ts";
 export { type Extent, unallocatedExtent, zeroExtent } from "./extent.ts";
 export { copyOnReadFilter } from "./filters/copy-on-read.ts";

@@ -4,7 +4,7 @@
  */
 import { alignDown, alignUp, assert, BlockError, type Co } from "@spindle/base";
 import { LockKind, type RangeLock } from "@spindle/shared-memory";
-import type { BlockDriver, WriteFlags } from "./driver.ts";
+import type { BlockDriver, Preallocation, WriteFlags } from "./driver.ts";
 import type { Extent } from "./extent.ts";
 import { IoVector } from "./io-vector.ts";
 import type { MappingCache } from "./mapping-cache.ts";
@@ -229,9 +229,9 @@ export class BlockNode {
   }
 
   /** Changes the length while no other request is in flight. */
-  *truncate(length: number): Co<void> {
+  *truncate(length: number, preallocation: Preallocation = "off"): Co<void> {
     if (this.readOnly) throw this.#error("EROFS", "Block node is read-only", "truncate", 0, length);
-    yield* this.exclusively(() => this.driver.truncate(length));
+    yield* this.exclusively(() => this.driver.truncate(length, preallocation));
   }
 
   /**

@@ -12,6 +12,7 @@ import {
   IoVector,
   type OpenRequest,
   type OptionRecord,
+  type Preallocation,
   type WriteFlags,
   zeroExtent,
 } from "@spindle/block";
@@ -139,15 +140,27 @@ class FileDriver implements BlockDriver {
     return hole === undefined || hole <= offset ? whole : { ...whole, length: Math.min(length, hole - offset) };
   }
 
-  *truncate(length: number): Co<void> {
+  *truncate(length: number, preallocation: Preallocation = "off"): Co<void> {
     const fd = this.fileDescriptor;
     const attempt = this.#attempt("resize", "truncate");
     if (this.#isBlockDevice) throw new BlockError("ENOTSUP", `${attempt.message}: a block device has a fixed length`);
+    if (preallocation === "metadata")
+      throw new BlockError("ENOTSUP", "Unsupported preallocation mode: metadata", { operation: "truncate" });
+    const from = this.length();
     yield* hostOperation<void>(
       attempt,
       () => fs.ftruncateSync(fd, length),
       (done) => fs.ftruncate(fd, length, done),
     );
+    if (length <= from || preallocation === "off") return;
+    try {
+      if (preallocation === "full" || !(yield* this.#allocate(FALLOC_FL_KEEP_SIZE, from, length - from)))
+        yield* this.#writeZeroBytes(from, length - from);
+    } catch (error) {
+      // What the host has no room for is not left half-made.
+      fs.ftruncateSync(fd, from);
+      throw error;
+    }
   }
 
   *close(): Co<void> {

@@ -3,7 +3,7 @@
  * guest's. Closing the disk cancels its jobs, waits for its requests, and closes the whole chain.
  */
 import { BlockError, type Co, isBlockError } from "@spindle/base";
-import { Backend, type BlockNode, type BlockRequest, IoVector, skipFilters } from "@spindle/block";
+import { Backend, type BlockNode, type BlockRequest, IoVector, type Preallocation, skipFilters } from "@spindle/block";
 import { type MapExtent, mapExtentAt, mergeExtents, namedLayers } from "./disk-map.ts";
 import { type ImageInfo, nodeImageInfo } from "./image-info.ts";
 import type { Session } from "./session.ts";
@@ -25,6 +25,13 @@ export interface WriteOptions extends RequestOptions {
 export interface WriteZeroesOptions extends WriteOptions {
   /** The space may be given back. */
   readonly mayUnmap?: boolean;
+}
+
+export interface ResizeOptions {
+  /** The disk may get shorter: what is beyond its new end is lost. */
+  readonly shrink?: boolean;
+  /** What is done for the space of what is added; default `off`. */
+  readonly preallocation?: Preallocation;
 }
 
 export interface MapOptions {
@@ -94,6 +101,19 @@ export class Disk implements AsyncDisposable {
   /** Makes every write that has completed durable. */
   async flush(options: RequestOptions = {}): Promise<void> {
     await this.#request({ operation: "flush" }, options);
+  }
+
+  /**
+   * Changes the length of the disk. Other requests wait meanwhile. What is added reads as zeros.
+   * @param length bytes; a multiple of 512 for formats other than raw
+   * @throws {BlockError} EPERM when the disk would get shorter and `shrink` does not allow it, ENOTSUP when the format
+   *   cannot change its length, or not with this preallocation.
+   */
+  async resize(length: number, options: ResizeOptions = {}): Promise<void> {
+    const { shrink = false, preallocation = "off" } = options;
+    if (length < this.length && !shrink)
+      throw new BlockError("EPERM", "Use the --shrink option to perform a shrink operation.");
+    await this.#run(this.#backend.node.truncate(length, preallocation));
   }
 
   /** The runs of the disk, one after the other, and where each stands in the chain. */

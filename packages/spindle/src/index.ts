@@ -1,7 +1,14 @@
 export { combinePath } from "./combine-path.ts";
 export { type ConvertedImage, type ConvertImageOptions, convertImage } from "./convert-image.ts";
 export { type CreatedImage, type CreateImageOptions, createImage } from "./create-image.ts";
-export { Disk, type MapOptions, type RequestOptions, type WriteOptions, type WriteZeroesOptions } from "./disk.ts";
+export {
+  Disk,
+  type MapOptions,
+  type RequestOptions,
+  type ResizeOptions,
+  type WriteOptions,
+  type WriteZeroesOptions,
+} from "./disk.ts";
 export type { MapExtent } from "./disk-map.ts";
 export { driverRegistry } from "./driver-registry.ts";
 export { type ImageInfo, type ImageInfoOptions, imageChainInfo, imageInfo } from "./image-info.ts";

@@ -35,6 +35,10 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
     summary: "read and write an image command by command",
     load: async () => (await import("./commands/io.ts")).io,
   },
+  resize: {
+    summary: "make a disk longer or shorter",
+    load: async () => (await import("./commands/resize.ts")).resize,
+  },
   stream: {
     summary: "fill an image from its backing chain, and drop the chain",
     load: async () => (await import("./commands/stream.ts")).stream,

@@ -38,6 +38,8 @@ export interface CommandDescription<O extends OptionSpecs> {
   /** What the command does, in a sentence or two. */
   readonly about: string;
   readonly options: O;
+  /** The last word is an operand, even when it begins with a dash. */
+  readonly lastIsOperand?: true;
   /** @returns the exit code. */
   run(values: OptionValues<O>, operands: readonly string[]): Promise<number>;
 }
@@ -59,7 +61,9 @@ export function defineCommand<const O extends OptionSpecs>(description: CommandD
   return {
     usage: () => usageText(description),
     async run(argv) {
-      const { values, operands } = parse(description.options, argv);
+      const last = description.lastIsOperand === true ? argv.slice(-1) : [];
+      const { values, operands: others } = parse(description.options, argv.slice(0, argv.length - last.length));
+      const operands = [...others, ...last];
       const { least, most, otherwise } = description.operandCount;
       if (operands.length < least || operands.length > most) throw new UsageError(otherwise);
       return await description.run(values, operands);

@@ -1,7 +1,7 @@
 /** What every filter is until it says otherwise: a driver that passes each request to its `file` child. */
 import { assert, type Co } from "@spindle/base";
 import { withoutPlace } from "../chain.ts";
-import type { BlockDriver, WriteFlags } from "../driver.ts";
+import type { BlockDriver, Preallocation, WriteFlags } from "../driver.ts";
 import type { Extent } from "../extent.ts";
 import type { IoVector } from "../io-vector.ts";
 import type { BlockNode, Children } from "../node.ts";
@@ -54,8 +54,8 @@ export abstract class FilterDriver implements BlockDriver {
     // Data reached past the filter would escape it: its place is not told.
     return withoutPlace(yield* this.file.blockStatus(offset, length));
   }
-  truncate(length: number): Co<void> {
-    return this.file.truncate(length);
+  truncate(length: number, preallocation?: Preallocation): Co<void> {
+    return this.file.truncate(length, preallocation);
   }
   *close(): Co<void> {}
 }

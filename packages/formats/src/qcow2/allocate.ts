@@ -51,6 +51,21 @@ export class Allocator {
     }
   }
 
+  /**
+   * Takes `count` clusters that stand side by side, for a table.
+   * @throws {BlockError} as {@link allocate} does; nothing is taken then.
+   */
+  *allocateTable(count: number): Co<ClusterRun> {
+    yield* this.#mutex.lock();
+    try {
+      // A run that begins where a block is missing loses its first cluster to that block.
+      if (count >= this.#refcounts.entriesPerBlock) return yield* this.#reserveArea(count);
+      return yield* this.#findRun(count);
+    } finally {
+      this.#mutex.unlock();
+    }
+  }
+
   /** Counts one more user of a cluster that is in use. @returns false when its count can grow no more. */
   *increment(index: number): Co<boolean> {
     const refcounts = this.#refcounts;
@@ -105,6 +120,63 @@ export class Allocator {
       index = end;
     }
     throw new BlockError("EFBIG", "the image file can have no more clusters");
+  }
+
+  /** The number of the first cluster behind which nothing is in use. */
+  *endOfUse(): Co<number> {
+    const refcounts = this.#refcounts;
+    const { entriesPerBlock } = refcounts;
+    for (let blockIndex = refcounts.table.length - 1; blockIndex >= 0; blockIndex--) {
+      const block = yield* refcounts.block(blockIndex);
+      if (block === undefined) continue;
+      for (let index = (blockIndex + 1) * entriesPerBlock - 1; index >= blockIndex * entriesPerBlock; index--)
+        if (refcounts.get(block, index) !== 0) return index + 1;
+    }
+    return 0;
+  }
+
+  /** Takes runs until one is long enough, and gives the others back. */
+  *#findRun(count: number): Co<ClusterRun> {
+    const short: ClusterRun[] = [];
+    let run: ClusterRun = { index: 0, count: 0 };
+    try {
+      while (run.count < count) {
+        // What stands behind the run may be its rest; what does not is a new beginning, and must be long enough by itself.
+        const next = yield* this.#allocate(count);
+        const continues = next.index === run.index + run.count;
+        if (!continues) short.push(run);
+        run = continues ? { index: run.index, count: run.count + next.count } : next;
+      }
+    } catch (error) {
+      short.push(run);
+      throw error;
+    } finally {
+      for (const other of short) yield* this.decrement(other);
+    }
+    if (run.count > count) yield* this.decrement({ index: run.index + count, count: run.count - count });
+    return { index: run.index, count };
+  }
+
+  /** Takes a run behind everything that is counted, with the blocks that count it in front. */
+  *#reserveArea(count: number): Co<ClusterRun> {
+    const refcounts = this.#refcounts;
+    const { entriesPerBlock } = refcounts;
+    let blocks = 1;
+    while (blocks * entriesPerBlock < blocks + count) blocks += 1;
+    let firstBlock = refcounts.table.findLastIndex((offset) => offset !== 0) + 1;
+    while (firstBlock + blocks > refcounts.table.length) {
+      yield* this.#growTable(Math.max(firstBlock, refcounts.table.length));
+      firstBlock = refcounts.table.findLastIndex((offset) => offset !== 0) + 1;
+    }
+    const index = firstBlock * entriesPerBlock;
+    if (index + blocks + count > CLUSTERS_MAX)
+      throw new BlockError("EFBIG", "the image file can have no more clusters");
+    if (this.#metadata.touches(index, blocks + count)) throw corrupt("metadata stands where nothing is counted");
+    const made = Array.from({ length: blocks }, (_, step) => this.#makeBlock(firstBlock + step, index + step));
+    for (let at = index; at < index + blocks + count; at++)
+      refcounts.set(made[refcounts.blockIndexOf(at) - firstBlock] as CachedTable, at, 1);
+    for (const block of made) refcounts.unlisted.add(block);
+    return { index: index + blocks, count };
   }
 
   #take(block: CachedTable, first: number, limit: number): ClusterRun {

@@ -9,6 +9,7 @@ import {
   type ImageInformation,
   IoVector,
   type OpenRequest,
+  type Preallocation,
   type WriteFlags,
 } from "@spindle/block";
 import { ClusterImage } from "../cluster-image.ts";
@@ -29,6 +30,7 @@ import { reclaimLeaks } from "./leaks.ts";
 import { Qcow2ClusterMap } from "./mapping.ts";
 import { collectMetadata, MetadataClusters } from "./metadata-clusters.ts";
 import { Refcounts } from "./refcount.ts";
+import { resizeImage } from "./resize.ts";
 import { WriteBack } from "./write-back.ts";
 
 const HEADER_AUTOCLEAR = 88;
@@ -95,8 +97,10 @@ class Qcow2Driver implements BlockDriver {
     return this.#writeBack.flush();
   }
 
-  *truncate(): Co<void> {
-    throw new BlockError("ENOTSUP", "resizing qcow2 images is not supported");
+  truncate(length: number, preallocation: Preallocation = "off"): Co<void> {
+    const writeZeroes = (offset: number, count: number): Co<void> => this.#image.writeZeroes(offset, count, {});
+    const parts = { state: this.#state, map: this.clusters, writeBack: this.#writeBack, writeZeroes };
+    return resizeImage(parts, length, preallocation);
   }
 
   *changeBackingFile(backing: BackingFile | null): Co<void> {

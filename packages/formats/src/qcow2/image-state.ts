@@ -31,7 +31,7 @@ export class ImageState {
   /** Empty while the image is open read-only. */
   readonly metadata: MetadataClusters;
   /** The active L1 table, big-endian as in the file. */
-  readonly l1: DataView;
+  l1: DataView;
   /** Indices of 512-byte sectors of the L1 table that differ from the file. */
   readonly dirtyL1: Set<number> = new Set();
   readonly l2: TableCache;

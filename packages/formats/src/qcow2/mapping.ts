@@ -113,6 +113,17 @@ export class Qcow2ClusterMap implements ClusterMap {
     yield* this.#changeByTable(guestOffset, length, leaves);
   }
 
+  /** Lets whole clusters point at nothing: they are beyond the end of the disk now. */
+  *forget(guestOffset: number, length: number): Co<void> {
+    const tableBytes = this.#state.entriesPerTable * this.clusterSize;
+    for (let offset = guestOffset; offset < guestOffset + length; ) {
+      const l1Index = Math.floor(offset / tableBytes);
+      const run = Math.min((l1Index + 1) * tableBytes, guestOffset + length) - offset;
+      if ((yield* this.#tables.load(l1Index)) !== undefined) yield* this.#change(offset, run, () => UNALLOCATED);
+      offset += run;
+    }
+  }
+
   *readCompressed(offset: number, vector: IoVector): Co<void> {
     const { entriesPerTable, header } = this.#state;
     const clusterIndex = Math.floor(offset / this.clusterSize);

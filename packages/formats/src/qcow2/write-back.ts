@@ -60,6 +60,13 @@ export class WriteBack {
     return this.#state.quarantined.length > 0;
   }
 
+  /** Counts down all clusters that were given up: the caller has the disk for itself, and everything is written. */
+  *reclaimAll(): Co<void> {
+    const state = this.#state;
+    for (let run = state.quarantined.pop(); run !== undefined; run = state.quarantined.pop())
+      yield* state.allocator.decrement(run);
+  }
+
   /** Counts down the clusters that nobody can use any more. */
   *reclaim(): Co<void> {
     const state = this.#state;

@@ -9,6 +9,7 @@ import {
   type Extent,
   IoVector,
   type OpenRequest,
+  type Preallocation,
   type WriteFlags,
   zeroExtent,
 } from "@spindle/block";
@@ -65,8 +66,8 @@ class RawDriver implements BlockDriver {
     return present > 0 ? yield* this.#file.blockStatus(offset, present) : zeroExtent(length);
   }
 
-  truncate(length: number): Co<void> {
-    return this.#file.truncate(length);
+  truncate(length: number, preallocation?: Preallocation): Co<void> {
+    return this.#file.truncate(length, preallocation);
   }
   *close(): Co<void> {
     if (!this.#file.readOnly) yield* this.flush();

@@ -1,0 +1,39 @@
+/** Gives guest clusters their host clusters before anybody writes to them. They read as zeros. */
+import type { Co } from "@spindle/base";
+import type { ClusterMap, Preallocation } from "@spindle/block";
+import type { ImageState } from "./image-state.ts";
+
+/** Clusters whose space was taken at once. */
+const STEP_BYTES = 256 * 1024 * 1024;
+
+/**
+ * Allocates what has no cluster of its own from `from` to `to`, both whole clusters. Space that is added to the file is
+ * taken as `preallocation` says; clusters inside of it are zeroed.
+ */
+export function* preallocateClusters(
+  { file }: ImageState,
+  map: ClusterMap,
+  { from, to }: { readonly from: number; readonly to: number },
+  preallocation: Exclude<Preallocation, "off">,
+): Co<void> {
+  const space = preallocation === "metadata" ? "off" : preallocation;
+  for (let offset = from; offset < to; ) {
+    const mapping = yield* map.lookup(offset, to - offset);
+    if (mapping.kind !== "unallocated") {
+      offset += mapping.length;
+      continue;
+    }
+    const allocation = yield* map.allocate(offset, Math.min(mapping.length, STEP_BYTES));
+    try {
+      const { hostOffset, length } = allocation;
+      const inside = Math.max(0, Math.min(length, file.length - hostOffset));
+      if (inside > 0) yield* file.writeZeroes(hostOffset, inside, {});
+      if (inside < length) yield* file.truncate(hostOffset + length, space);
+      yield* map.publish(allocation);
+    } catch (error) {
+      yield* map.release(allocation);
+      throw error;
+    }
+    offset += allocation.length;
+  }
+}
