@@ -14,6 +14,7 @@ export { type BackingPolicy, Graph, type GraphOptions } from "./graph.ts";
 export { IoVector } from "./io-vector.ts";
 export { BlockNode, type Children, type NodeOptions, type TrackedRange } from "./node.ts";
 export type { OptionRecord } from "./node-options.ts";
+export { nullDriver } from "./null-driver.ts";
 export { PortServer } from "./port-server.ts";
 export {
   type CreateOptions,

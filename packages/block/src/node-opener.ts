@@ -139,12 +139,18 @@ export class NodeOpener {
     const inner: Scope = { ...scope, root: scope.root ?? node.filename, readOnly: true, depth: scope.depth + 1, above };
     if (inner.depth > CHAIN_DEPTH_MAX)
       throw new BlockError("EINVAL", `the backing chain is deeper than ${CHAIN_DEPTH_MAX} images`, { node: node.name });
-    if (values.backing !== undefined) return yield* this.#child(values.backing, { ...inner, inline: false });
-    return yield* this.#openNamed(node, named as BackingFile, inner);
+    const given = values.backing;
+    if (given === undefined) return yield* this.#openNamed(node, named as BackingFile, inner, {});
+    if (typeof given === "string" || given["file"] !== undefined || named === null)
+      return yield* this.#child(given, { ...inner, inline: false });
+    return yield* this.#openNamed(node, named, inner, given);
   }
 
-  /** Opens the backing file that the image itself names, as far as the policy allows. */
-  *#openNamed(node: BlockNode, backing: BackingFile, scope: Scope): Co<BlockNode> {
+  /**
+   * Opens the backing file that the image itself names, as far as the policy allows.
+   * @param options of its node, beside its file
+   */
+  *#openNamed(node: BlockNode, backing: BackingFile, scope: Scope, options: OptionRecord): Co<BlockNode> {
     try {
       const image = node.filename;
       if (image === null) throw new BlockError("EACCES", `node '${node.name}' has no file name to resolve it by`);
@@ -153,7 +159,7 @@ export class NodeOpener {
       try {
         const { backingPolicy } = this.#graph;
         if (backingPolicy.confirm !== undefined) yield* backingPolicy.confirm(filename, file.driver.identity);
-        return yield* this.#openOver(file, backing, filename, scope);
+        return yield* this.#openOver(file, backing, scope, options);
       } catch (error) {
         yield* this.#graph.closeUnused(file);
         throw namingFile(error, filename);
@@ -164,12 +170,15 @@ export class NodeOpener {
     }
   }
 
-  *#openOver(file: BlockNode, backing: BackingFile, filename: string, scope: Scope): Co<BlockNode> {
+  *#openOver(file: BlockNode, { format }: BackingFile, scope: Scope, options: OptionRecord): Co<BlockNode> {
     const { identity } = file.driver;
+    const { filename } = file;
     if (identity !== undefined && scope.above.includes(identity))
-      throw new BlockError("EINVAL", `Backing file '${filename}' creates an infinite loop.`, { path: filename });
-    const driver = backing.format ?? (yield* this.#probe(file));
-    return yield* this.#child({ driver, file: file.name }, { ...scope, inline: false });
+      throw new BlockError("EINVAL", `Backing file '${filename}' creates an infinite loop.`);
+    const driver = options["driver"] ?? format ?? (yield* this.#probe(file));
+    // Says that it is unknown.
+    if (typeof driver === "string") this.#graph.registry.get(driver);
+    return yield* this.#child({ ...options, driver, file: file.name }, { ...scope, inline: false });
   }
 
   *#probe(file: BlockNode): Co<string> {

@@ -1,11 +1,12 @@
 /** Every driver that a graph in Node can open. A new format, protocol or filter is registered here. */
-import { copyOnReadFilter, DriverRegistry, delayFilter, faultFilter, throttleFilter } from "@spindle/block";
+import { copyOnReadFilter, DriverRegistry, delayFilter, faultFilter, nullDriver, throttleFilter } from "@spindle/block";
 import { qcow2Format, rawFormat } from "@spindle/formats";
 import { fileDriver } from "@spindle/host-node";
 
 export function driverRegistry(): DriverRegistry {
   return new DriverRegistry([
     fileDriver,
+    nullDriver,
     rawFormat,
     qcow2Format,
     copyOnReadFilter,

@@ -2,8 +2,9 @@
  * The names of images as QEMU's programs take them: a path, `file:PATH`, `json:{...}`, or the options of `--image-opts`. A
  * format that nobody tells is found out by looking at the first bytes.
  */
-import { BlockError, type Co } from "@spindle/base";
+import { BlockError, type Co, encodeUtf8 } from "@spindle/base";
 import type { BlockNode, DriverRegistry, Graph, OptionRecord } from "@spindle/block";
+import { JsonReader } from "@spindle/monitor";
 import { driverRegistry, type ImageName as LibraryImageName } from "spindle";
 import { flattenOptions, nodeOptions } from "./blockdev-option.ts";
 import { UsageError } from "./command.ts";
@@ -35,13 +36,13 @@ export function imageFilename(name: string, pairs: ImageName["pairs"] = []): Ima
 }
 
 function parseJson(text: string): Readonly<Record<string, unknown>> {
-  try {
-    const value: unknown = JSON.parse(text);
-    if (typeof value === "object" && value !== null && !Array.isArray(value)) return { ...value };
-  } catch {
-    // Told below, like any other text that is no object.
-  }
-  throw new BlockError("EINVAL", "Could not parse the JSON options");
+  const reader = new JsonReader();
+  reader.push(encodeUtf8(text));
+  const message = reader.next() ?? { error: "JSON parse error, premature EOI" };
+  if ("error" in message) throw new BlockError("EINVAL", `Could not parse the JSON options: ${message.error}`);
+  const { value } = message;
+  if (typeof value === "object" && value !== null && !Array.isArray(value)) return value;
+  throw new BlockError("EINVAL", "Invalid JSON object given");
 }
 
 /** Opens an image and the chain below it. @throws {BlockError} with QEMU's text where it has one. */

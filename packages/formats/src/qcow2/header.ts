@@ -156,7 +156,8 @@ function parseExtensions(view: ByteView, start: number, clusterBits: number): Ex
 /** Names of incompatible bits, as the image tells them for programs that do not know the bits. */
 function parseFeatureNames(data: Uint8Array): ReadonlyMap<number, string> {
   const names = new Map<number, string>();
-  for (let at = 0; at + 48 <= data.length; at += 48) {
+  // What is missing of the last entry are zeros.
+  for (let at = 0; at + 2 < data.length; at += 48) {
     if (data[at] !== 0) continue;
     const name = data.subarray(at + 2, at + 48);
     const length = name.indexOf(0);
@@ -171,13 +172,17 @@ const UNSUPPORTED_NAMES: ReadonlyMap<number, string> = new Map([
 ]);
 
 function checkFeatures(incompatible: bigint, names: ReadonlyMap<number, string>): void {
-  const unknown: string[] = [];
-  for (let bit = 0; bit < 64; bit++) {
-    const mask = 1n << BigInt(bit);
-    if ((incompatible & mask) === 0n || (KNOWN_INCOMPATIBLE & mask) !== 0n) continue;
-    unknown.push(names.get(bit) ?? UNSUPPORTED_NAMES.get(bit) ?? `Unknown incompatible feature: bit ${bit}`);
+  let unnamed = incompatible & ~KNOWN_INCOMPATIBLE;
+  if (unnamed === 0n) return;
+  const features: string[] = [];
+  for (const [bit, name] of [...names, ...UNSUPPORTED_NAMES]) {
+    const mask = 1n << BigInt(bit % 64);
+    if ((unnamed & mask) === 0n) continue;
+    features.push(name);
+    unnamed &= ~mask;
   }
-  if (unknown.length > 0) throw unsupported(`Unsupported qcow2 feature(s): ${unknown.join(", ")}`);
+  if (unnamed !== 0n) features.push(`Unknown incompatible feature: ${unnamed.toString(16)}`);
+  throw unsupported(`Unsupported qcow2 feature(s): ${features.join(", ")}`);
 }
 
 function parseBackingFile(view: ByteView, clusterBits: number): string | null {

@@ -124,7 +124,7 @@ function newImage(values: Values, format: string): Pick<ConvertImageOptions, "fo
   if (filename === undefined && backingFormat !== undefined)
     throw new UsageError("Backing format cannot be used without backing file");
   if (filename !== undefined && backingFormat === undefined)
-    throw new UsageError("Use of backing file requires explicit backing format");
+    throw new BlockError("EINVAL", "Use of backing file requires explicit backing format");
   if (values.compress && options["preallocation"] !== undefined && options["preallocation"] !== "off")
     throw new UsageError("Compression and preallocation not supported at the same time");
   return {

@@ -55,6 +55,15 @@ export class IoImage {
     return Object.keys(this.#session.graph.registry.get(this.image.driver.name).options);
   }
 
+  /** What an option is that nobody can change while the image is open: `driver` and `node-name`, of any node. */
+  lastingOption(path: string): string | undefined {
+    const keys = path.split(".");
+    const option = keys.pop();
+    let node: BlockNode | null = this.image;
+    for (const key of keys) node = key === "file" || key === "backing" ? (node?.children[key] ?? null) : null;
+    return option === "driver" ? node?.driver.name : option === "node-name" ? node?.name : undefined;
+  }
+
   /** The node of the image itself, below what the mode has put on it. */
   get image(): BlockNode {
     return skipFilters(this.node);
@@ -166,6 +175,8 @@ function* openNodes(session: Session, name: ImageName, mode: OpenMode): Co<Block
   const nodes = [yield* openByName(graph, name, mode.readOnly || mode.snapshot)];
   try {
     if (mode.snapshot) nodes.unshift(yield* openSnapshot(graph, nodes[0] as BlockNode));
+    if (mode.copyOnRead && nodes[0]?.readOnly === true)
+      throw new BlockError("EROFS", "Can't use copy-on-read on read-only device");
     if (mode.copyOnRead)
       nodes.unshift(yield* graph.open({ driver: "copy-on-read", file: (nodes[0] as BlockNode).name }));
     return nodes;

@@ -28,6 +28,11 @@ export const info: ImageCommand = {
     const { driver } = image.image;
     const about = driver.information?.() ?? {};
     shell.print(`format name: ${driver.name}\n`);
+    if (driver.information === undefined && image.image.children.file === null) {
+      // A protocol that is no file's has no more to tell than its name, once more.
+      shell.print(`format name: ${driver.name}\n`);
+      throw new CommandFailure("");
+    }
     shell.print(`cluster size: ${ioSizeText(about["cluster-size"] ?? 0)}\n`);
     shell.print(`vm state offset: ${ioSizeText(driver.machineStateOffset?.() ?? 0)}\n`);
     const specific = about["format-specific"];

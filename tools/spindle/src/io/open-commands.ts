@@ -103,6 +103,9 @@ export const reopen: ImageCommand = {
   },
 };
 
+/** They change nothing: files are read and written through the page cache, and flushed when they have to be. */
+const UNUSED_SWITCHES = ["cache.direct", "cache.no-flush", "auto-read-only"];
+
 const SWITCHES: Readonly<Record<string, boolean>> = { on: true, off: false };
 
 /** @throws {CommandFailure} when options contradict each other, or name what cannot be changed. */
@@ -118,10 +121,12 @@ function requestedChange(image: IoImage, options: readonly (readonly [string, st
     if (key === "read-only") {
       if (access.length > 0) throw complaint("Cannot set both -r/-w and 'read-only'");
       mode = { ...mode, readOnly: switchValue(key, value) };
-    } else if (key.startsWith("cache.")) {
-      if (caches.length > 0) throw complaint("Cannot set both -c and the cache options");
-    } else if (!image.changeableOptions.includes(key)) throw complaint(`Cannot change the option '${key}'`);
-    else own.push([key, value]);
+    } else if (UNUSED_SWITCHES.includes(key)) {
+      if (caches.length > 0 && key !== "auto-read-only") throw complaint("Cannot set both -c and the cache options");
+      switchValue(key, value);
+    } else if (image.changeableOptions.includes(key)) own.push([key, value]);
+    else if (image.lastingOption(key) !== value)
+      throw complaint(`Cannot change the option '${key.replace(/^.*\./, "")}'`);
   }
   return { mode, pairs: own };
 }
