@@ -1,0 +1,94 @@
+/**
+ * Linux on our disk: file systems, trim, checksums, fio, and all of it again after a reboot. The back end is the program as
+ * users start it. SPINDLE_LONG=1 runs every combination.
+ */
+
+import { truncateSync, writeFileSync } from "node:fs";
+import { MiB } from "@spindle/base";
+import { peer } from "@spindle/testkit/peers";
+import { describe, expect, test } from "vitest";
+import { Scratch, spindle } from "../acceptance/program.ts";
+import { debianGuestPeers } from "./debian-guest.ts";
+import { DISK_MIB, firstVisit, laterVisit, results } from "./guest-scripts.ts";
+import { type MachineOptions, runGuest } from "./machine.ts";
+import { ServedImage } from "./served-image.ts";
+
+const long = process.env["SPINDLE_LONG"] === "1";
+const qemuImg = peer("qemu-img");
+
+interface Situation {
+  readonly format: "raw" | "qcow2";
+  readonly queues: number;
+  readonly packed: boolean;
+}
+
+const EVERY: readonly Situation[] = (["raw", "qcow2"] as const).flatMap((format) =>
+  [1, 4].flatMap((queues) => [false, true].map((packed) => ({ format, queues, packed }))),
+);
+const SHORT: readonly Situation[] = [
+  { format: "raw", queues: 1, packed: true },
+  { format: "qcow2", queues: 4, packed: false },
+];
+
+async function makeImage(scratch: Scratch, format: "raw" | "qcow2"): Promise<void> {
+  if (format === "qcow2") await spindle(["create", "-f", "qcow2", "disk", `${DISK_MIB}M`], { cwd: scratch.folder });
+  else {
+    writeFileSync(scratch.path("disk"), "");
+    truncateSync(scratch.path("disk"), DISK_MIB * MiB);
+  }
+}
+
+describe.skipIf(!debianGuestPeers() || qemuImg === undefined)("a Linux guest", () => {
+  test.each(long ? EVERY : SHORT)(
+    "finds its files again: $format, $queues queues, packed $packed",
+    async ({ format, queues, packed }) => {
+      using scratch = new Scratch();
+      await makeImage(scratch, format);
+      const served = await ServedImage.start(scratch, "disk", [
+        "-f",
+        format,
+        "--queues",
+        `${queues}`,
+        "--serial",
+        "abc",
+      ]);
+      const machine: MachineOptions = { folder: scratch.folder, socket: scratch.path("socket"), queues, packed };
+      const first = results(await runGuest(firstVisit(), machine));
+      expect(first).toContain(`size ${DISK_MIB * 2048} serial abc cache write back`);
+      expect(first).toContain(`queues ${Math.min(queues, 2)}`);
+      expect(first.at(-1)).toBe("fio");
+      const again = results(await runGuest(laterVisit(2), machine));
+      expect(again.at(-1)).toBe("fio");
+      const sums = (lines: readonly string[]) => lines.filter((line) => /^(ext4|xfs) [0-9a-f]{32}/.test(line));
+      expect(sums(again)).toEqual(sums(first));
+      expect(sums(again)).toHaveLength(2);
+      expect(await served.stop()).toEqual({ code: 0, complaints: "" });
+      if (format === "qcow2") scratch.tool(qemuImg as string, "check", "disk");
+    },
+    900_000,
+  );
+
+  test("works on while its image is streamed, and needs the base no more", async () => {
+    using scratch = new Scratch();
+    await makeImage(scratch, "qcow2");
+    const machine: MachineOptions = { folder: scratch.folder, socket: scratch.path("socket"), queues: 2 };
+    const base = await ServedImage.start(scratch, "disk", ["-f", "qcow2"]);
+    const first = results(await runGuest(firstVisit(), { ...machine, queues: 1 }));
+    expect(first.at(-1)).toBe("fio");
+    await base.stop();
+    const create = ["create", "-f", "qcow2", "-b", "disk", "-F", "qcow2", "top"];
+    expect((await spindle(create, { cwd: scratch.folder })).code).toBe(0);
+    const served = await ServedImage.start(scratch, "top", ["-f", "qcow2", "--queues", "2", "--stream"]);
+    expect(results(await runGuest(laterVisit(2), machine)).at(-1)).toBe("fio");
+    await served.said(/^completed: /m);
+    expect(await served.stop()).toEqual({ code: 0, complaints: "" });
+    expect(JSON.parse(scratch.tool(qemuImg as string, "info", "--output=json", "top"))).not.toHaveProperty(
+      "backing-filename",
+    );
+    scratch.tool(qemuImg as string, "check", "top");
+    scratch.tool("rm", "disk");
+    const alone = await ServedImage.start(scratch, "top", ["-f", "qcow2", "--queues", "2"]);
+    expect(results(await runGuest(laterVisit(3), machine)).at(-1)).toBe("fio");
+    expect(await alone.stop()).toEqual({ code: 0, complaints: "" });
+  }, 900_000);
+});
