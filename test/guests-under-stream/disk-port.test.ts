@@ -49,6 +49,23 @@ function countRequests(node: BlockNode): { count: number } {
 }
 
 describe("a disk port", () => {
+  it("has more requests under way than the owner takes at once, and mixes none up", async () => {
+    await using session = new Session({ workers: 0 });
+    const node = await overlay(session, "many");
+    const server = new PortServer(node, session.thread, session.runner);
+    const port = new DiskPort(server.open(), new ThreadTable(session.threads).attach(), descriptorIo);
+    const bytes = (index: number): Uint8Array => new Uint8Array(512).fill(index + 1);
+    const indices = Array.from({ length: 200 }, (_, index) => index);
+    const offset = (index: number): number => index * 65_536;
+    await Promise.all(indices.map((index) => session.run(port.write(offset(index), IoVector.of(bytes(index))))));
+    for (const index of indices) {
+      const read = new Uint8Array(512);
+      await session.run(port.read(offset(index), IoVector.of(read)));
+      expect(Buffer.compare(read, bytes(index)), `request ${index}`).toBe(0);
+    }
+    await session.run(server.close());
+  });
+
   it("goes around the owner for what it knows, and comes back to it for what has moved", async () => {
     await using session = new Session({ workers: 0 });
     const node = await overlay(session, "known");

@@ -178,7 +178,8 @@ export class DiskPort implements Disk {
     flags: number,
     copy?: (data: Uint8Array) => void,
   ): Co<void> {
-    if (this.#freeSlots.length === 0) yield { kind: "condition", ready: () => this.#freeSlotComes() };
+    // One slot may wake several who wait for one.
+    while (this.#freeSlots.length === 0) yield { kind: "condition", ready: () => this.#freeSlotComes() };
     const slot = this.#freeSlots.pop() as number;
     try {
       if (operation === PortOperation.write) copy?.(this.#channel.data(slot, length));

@@ -241,8 +241,9 @@ export class BackendSession {
   }
 
   #setConfig(payload: Uint8Array): Answer {
-    decodeConfig(payload);
-    throw new BlockError("EINVAL", "the configuration space has no field that can be set");
+    const { offset, bytes } = decodeConfig(payload);
+    this.#state.writeConfiguration(offset, bytes);
+    return undefined;
   }
 
   /** @throws {BlockError} EINVAL when there is no such queue. */
