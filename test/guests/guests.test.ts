@@ -8,9 +8,9 @@ import { MiB } from "@spindle/base";
 import { peer } from "@spindle/testkit/peers";
 import { describe, expect, test } from "vitest";
 import { Scratch, spindle } from "../acceptance/program.ts";
-import { debianGuestPeers } from "./debian-guest.ts";
+import { availableGuest, type DebianGuest } from "./debian-guest.ts";
 import { DISK_MIB, firstVisit, laterVisit, results } from "./guest-scripts.ts";
-import { type MachineOptions, runGuest } from "./machine.ts";
+import { runGuest } from "./machine.ts";
 import { ServedImage } from "./served-image.ts";
 
 const long = process.env["SPINDLE_LONG"] === "1";
@@ -38,7 +38,10 @@ async function makeImage(scratch: Scratch, format: "raw" | "qcow2"): Promise<voi
   }
 }
 
-describe.skipIf(!debianGuestPeers() || qemuImg === undefined)("a Linux guest", () => {
+const found = availableGuest();
+const guest = found as DebianGuest;
+
+describe.skipIf(found === undefined || qemuImg === undefined)("a Linux guest", () => {
   test.each(long ? EVERY : SHORT)(
     "finds its files again: $format, $queues queues, packed $packed",
     async ({ format, queues, packed }) => {
@@ -52,7 +55,7 @@ describe.skipIf(!debianGuestPeers() || qemuImg === undefined)("a Linux guest", (
         "--serial",
         "abc",
       ]);
-      const machine: MachineOptions = { folder: scratch.folder, socket: scratch.path("socket"), queues, packed };
+      const machine = { guest, folder: scratch.folder, socket: scratch.path("socket"), queues, packed };
       const first = results(await runGuest(firstVisit(), machine));
       expect(first).toContain(`size ${DISK_MIB * 2048} serial abc cache write back`);
       expect(first).toContain(`queues ${Math.min(queues, 2)}`);
@@ -71,7 +74,7 @@ describe.skipIf(!debianGuestPeers() || qemuImg === undefined)("a Linux guest", (
   test("works on while its image is streamed, and needs the base no more", async () => {
     using scratch = new Scratch();
     await makeImage(scratch, "qcow2");
-    const machine: MachineOptions = { folder: scratch.folder, socket: scratch.path("socket"), queues: 2 };
+    const machine = { guest, folder: scratch.folder, socket: scratch.path("socket"), queues: 2 };
     const base = await ServedImage.start(scratch, "disk", ["-f", "qcow2"]);
     const first = results(await runGuest(firstVisit(), { ...machine, queues: 1 }));
     expect(first.at(-1)).toBe("fio");

@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { peer } from "@spindle/testkit/peers";
 import { makeArchive } from "./cpio.ts";
-import { debianGuest } from "./debian-guest.ts";
+import type { DebianGuest } from "./debian-guest.ts";
 
 export interface MachineOptions {
   /** A folder for files of this machine. */
@@ -22,8 +22,11 @@ export interface MachineOptions {
 const TIMEOUT_MS = 300_000;
 
 /** Starts Linux, runs a script of busybox's shell in it, and waits for its end. @returns what it said, line by line. */
-export async function runGuest(script: string, options: MachineOptions): Promise<string[]> {
-  const guest = debianGuest();
+export async function runGuest(
+  script: string,
+  options: MachineOptions & { readonly guest: DebianGuest },
+): Promise<string[]> {
+  const { guest } = options;
   const initrd = join(options.folder, "initrd");
   const own = makeArchive([{ path: "script", content: script }]);
   writeFileSync(initrd, Buffer.concat([readFileSync(guest.initrd), own]));
