@@ -10,6 +10,7 @@ import {
   VIRTIO_BLK_F_FLUSH,
   VIRTIO_BLK_F_WRITE_ZEROES,
 } from "../src/features.ts";
+import { MmioTransport } from "../src/mmio.ts";
 import { VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE } from "../src/queue-layout.ts";
 import * as mmio from "../src/registers.ts";
 import { OneThread, pattern } from "./one-thread.ts";
@@ -191,10 +192,19 @@ describe("durability", () => {
   });
 
   test("5.2.5.2: what was written before FEATURES_OK does not stay: without FLUSH the mode begins as writethrough", () => {
-    const guest = new OneThread({ refused: NO_FLUSH });
-    guest.registers.write(mmio.VIRTIO_MMIO_STATUS, 0);
-    guest.registers.write(WRITEBACK, 1, 1);
-    guest.start();
+    const guest = new OneThread({
+      refused: NO_FLUSH,
+      transport: (device) => {
+        const registers = new MmioTransport(device);
+        return {
+          read: (offset, width) => registers.read(offset, width),
+          write(offset, value, width) {
+            if (offset === mmio.VIRTIO_MMIO_DRIVER_FEATURES) registers.write(WRITEBACK, 1, 1);
+            registers.write(offset, value, width);
+          },
+        };
+      },
+    });
     expect(guest.registers.read(WRITEBACK, 1)).toBe(0);
     expect(written(guest)).toEqual(STABLE);
   });

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { GuestMemory } from "../src/guest-memory.ts";
-import { openQueueLayout, type QueueLayout } from "../src/queue-layout.ts";
+import { openPackedLayout, openQueueLayout, type QueueLayout } from "../src/queue-layout.ts";
 
 const BASE = 0x10000;
 const LENGTH = 4 * 1024 * 1024;
@@ -38,5 +38,36 @@ describe("a layout is refused", () => {
 
   test("but not this one", () => {
     expect(openQueueLayout(memory, good)).toBeDefined();
+  });
+});
+
+describe("a packed layout is refused", () => {
+  const packed: QueueLayout = {
+    size: 7,
+    descriptorAddress: BASE,
+    driverAddress: BASE + 112,
+    deviceAddress: BASE + 116,
+  };
+
+  test.each<[string, Partial<QueueLayout>]>([
+    ["with size 0", { size: 0 }],
+    ["with a size above 32768", { size: 32_769 }],
+    ["with half a size", { size: 1.5 }],
+    ["with unaligned descriptors", { descriptorAddress: BASE + 8 }],
+    ["with an unaligned driver's structure", { driverAddress: BASE + 114 }],
+    ["with an unaligned device's structure", { deviceAddress: BASE + 118 }],
+    ["with a ring over the memory's end", { descriptorAddress: BASE + LENGTH - 96 }],
+    ["with a structure outside of memory", { deviceAddress: BASE + LENGTH }],
+    ["when the structures are the same", { deviceAddress: BASE + 112 }],
+    ["when the ring runs into a structure", { size: 8 }],
+  ])("%s", (_, change) => {
+    expect(openPackedLayout(memory, { ...packed, ...change })).toBeUndefined();
+  });
+
+  test("but not this one, nor the largest", () => {
+    expect(openPackedLayout(memory, packed)).toBeDefined();
+    const end = BASE + 16 * 32_768;
+    const largest = { size: 32_768, descriptorAddress: BASE, driverAddress: end, deviceAddress: end + 4 };
+    expect(openPackedLayout(memory, largest)).toBeDefined();
   });
 });

@@ -252,7 +252,8 @@ export class GuestQueue {
     this.#requireFits(slot, dataLength);
     const memory = this.#slots[slot] as GuestWindow;
     memory.setU32(0, type);
-    memory.setU64(8, ranged ? 0 : offset / SECTOR_SIZE);
+    // The sector is 0 but for reads and writes.
+    memory.setU64(8, type === VIRTIO_BLK_T_IN || type === VIRTIO_BLK_T_OUT ? offset / SECTOR_SIZE : 0);
     memory.setU8(STATUS, STATUS_UNWRITTEN);
     this.#order?.push(slot);
     this.#ring.offerChain(slot, this.#describe(slot, dataLength, type));
