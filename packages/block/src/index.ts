@@ -1,5 +1,6 @@
 export { type AioRequest, Backend, type BlockRequest, type Disk } from "./backend.ts";
 export { backingOf, type ChainExtent, chainOf, chainStatus, skipFilters } from "./chain.ts";
+export type { CheckRequest, CheckResult, Repair } from "./check.ts";
 export type { Allocation, ClusterMap, Mapping, MappingKind } from "./cluster-map.ts";
 export { type DescriptorIo, DiskPort, type DiskPortHandle } from "./disk-port.ts";
 export type { BackingFile, BlockDriver, ImageInformation, Preallocation, WriteFlags } from "./driver.ts";

@@ -1,5 +1,6 @@
 /** The drivers that a graph can open, by their QMP names. Hosts register their own beside the formats. */
 import { BlockError, type Co } from "@spindle/base";
+import type { CheckRequest, CheckResult } from "./check.ts";
 import type { BackingFile, BlockDriver } from "./driver.ts";
 import type { Environment } from "./environment.ts";
 import type { BlockNode, Children } from "./node.ts";
@@ -51,6 +52,12 @@ export interface DriverDefinition {
   probe?(head: Uint8Array): number;
   /** Lays out an empty image in an empty file. */
   create?(file: BlockNode, options: CreateOptions, environment: Environment): Co<void>;
+  /**
+   * Looks for what is wrong in an image that nothing has open, and repairs it as far as it is asked to; then the file
+   * must be writable. A crash during a repair makes nothing worse than it was.
+   * @throws {BlockError} when it is no image of this format, and what reading and writing the file may throw.
+   */
+  check?(file: BlockNode, request: CheckRequest): Co<CheckResult>;
 }
 
 export class DriverRegistry {

@@ -22,6 +22,12 @@ export class QemuImages {
     return this.#run(qemuImg as string, words);
   }
 
+  /** Runs `qemu-img`, which may fail. */
+  tryImg(...words: string[]): { readonly code: number; readonly stdout: string; readonly stderr: string } {
+    const { status, stdout, stderr } = this.#spawn(qemuImg as string, words);
+    return { code: status ?? -1, stdout, stderr };
+  }
+
   /** Runs commands of `qemu-io` on an image. */
   io(name: string, ...commands: string[]): void {
     this.#run(qemuIo as string, [...commands.flatMap((command) => ["-c", command]), name]);

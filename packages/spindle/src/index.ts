@@ -1,3 +1,4 @@
+export { type CheckImageOptions, checkImage, type ImageCheck, NoCheckError } from "./check-image.ts";
 export { combinePath } from "./combine-path.ts";
 export { type ConvertedImage, type ConvertImageOptions, convertImage } from "./convert-image.ts";
 export { type CreatedImage, type CreateImageOptions, createImage } from "./create-image.ts";

@@ -58,7 +58,7 @@ function withFileOptions(given: OptionRecord, more: OptionRecord): OptionRecord 
   return isFile ? { ...given, file: { ...file, ...more } } : given;
 }
 
-function* probeFormat(graph: Graph, file: OptionRecord): Co<string> {
+export function* probeFormat(graph: Graph, file: OptionRecord): Co<string> {
   const node = yield* graph.open({ "read-only": true, ...file });
   try {
     const head = new Uint8Array(Math.min(PROBE_BYTES, node.length));
@@ -70,11 +70,11 @@ function* probeFormat(graph: Graph, file: OptionRecord): Co<string> {
 }
 
 /** Protocols and filters open no image by its file name. */
-function checkFormat(graph: Graph, format: string): void {
+export function checkFormat(graph: Graph, format: string): void {
   if (graph.registry.get(format).kind !== "format") throw new BlockError("EINVAL", `'${format}' is no image format`);
 }
 
-function namingFile(error: unknown, filename: string): unknown {
+export function namingFile(error: unknown, filename: string): unknown {
   if (!isBlockError(error) || error.message.startsWith("Could not open '")) return error;
   return new BlockError(error.code, `Could not open '${filename}': ${error.message}`, error.context, error);
 }

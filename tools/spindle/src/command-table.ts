@@ -19,6 +19,10 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
     summary: "tell what an image is",
     load: async () => (await import("./commands/info.ts")).info,
   },
+  check: {
+    summary: "look for what is wrong in an image, and repair it",
+    load: async () => (await import("./commands/check.ts")).check,
+  },
   map: {
     summary: "list where a disk's content stands in its chain of images",
     load: async () => (await import("./commands/map.ts")).map,

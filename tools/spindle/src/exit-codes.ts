@@ -8,6 +8,10 @@ export const EXIT_DIFFERENT = 1;
 export const EXIT_COMPARE_OPEN = 2;
 export const EXIT_COMPARE_MAP = 3;
 export const EXIT_COMPARE_READ = 4;
+/** `check`: the image is corrupt, it is sound but has leaked clusters, its format cannot be checked. */
+export const EXIT_CHECK_CORRUPT = 2;
+export const EXIT_CHECK_LEAKS = 3;
+export const EXIT_CHECK_UNSUPPORTED = 63;
 /** A bug of this program. */
 export const EXIT_BUG = 70;
 

@@ -10,10 +10,10 @@ import {
   extensionsLength,
   type HeaderExtension,
   type HeaderExtensions,
-  parseExtensions,
   trimFeatureNames,
   writeExtensions,
 } from "./header-extensions.ts";
+import { readHead } from "./read-header.ts";
 
 /** Offset and, behind it, length of the backing file's name: 12 bytes of the header's first sector. */
 const BACKING_FILE = 8;
@@ -58,15 +58,6 @@ export function* renameBackingFile(file: BlockNode, header: Qcow2Header, backing
   sector.setU32be(BACKING_FILE + 8, name.length);
   yield* file.write(0, IoVector.of(sector.bytes));
   yield* file.flush();
-}
-
-function* readHead(file: BlockNode, header: Qcow2Header): Co<{ view: ByteView; extensions: HeaderExtensions }> {
-  const head = new Uint8Array(2 ** header.clusterBits);
-  yield* file.read(0, IoVector.of(head.subarray(0, file.length)));
-  const view = new ByteView(head);
-  const nameOffset = view.u64be(BACKING_FILE, "backing file name offset");
-  const limit = nameOffset === 0 ? head.length : Math.min(head.length, nameOffset);
-  return { view, extensions: parseExtensions(view, header.headerLength, limit) };
 }
 
 /** The first sector with the header's fields as they are, and with these extensions. */

@@ -15,10 +15,10 @@ import {
 import { ClusterImage } from "../cluster-image.ts";
 import { Allocator } from "./allocate.ts";
 import { dropBackingFile, renameBackingFile } from "./backing-link.ts";
+import { checkQcow2 } from "./check.ts";
 import { createQcow2 } from "./create.ts";
 import {
   type CompressionType,
-  parseHeader,
   QCOW2_COMPAT_LAZY_REFCOUNTS,
   QCOW2_INCOMPAT_CORRUPT,
   QCOW2_INCOMPAT_DIRTY,
@@ -29,6 +29,8 @@ import { ImageState } from "./image-state.ts";
 import { reclaimLeaks } from "./leaks.ts";
 import { Qcow2ClusterMap } from "./mapping.ts";
 import { collectMetadata, MetadataClusters } from "./metadata-clusters.ts";
+import { readPadded } from "./padded-read.ts";
+import { readHeader } from "./read-header.ts";
 import { Refcounts } from "./refcount.ts";
 import { resizeImage } from "./resize.ts";
 import { WriteBack } from "./write-back.ts";
@@ -179,18 +181,8 @@ export const qcow2Format: DriverDefinition = {
     return new Qcow2Driver(state, request.readOnly);
   },
   create: createQcow2,
+  check: checkQcow2,
 };
-
-function* readHeader(file: BlockNode): Co<Qcow2Header> {
-  const first = new Uint8Array(Math.min(512, file.length));
-  yield* file.read(0, IoVector.of(first));
-  const clusterBits = first.length >= 24 ? new DataView(first.buffer).getUint32(20) : 0;
-  // A cluster size that cannot be is told by the parser.
-  const clusterSize = clusterBits >= 9 && clusterBits <= 21 ? 2 ** clusterBits : 512;
-  const bytes = new Uint8Array(Math.min(clusterSize, file.length));
-  yield* file.read(0, IoVector.of(bytes));
-  return parseHeader(bytes);
-}
 
 function checkWritable(header: Qcow2Header): void {
   if ((header.incompatible & QCOW2_INCOMPAT_CORRUPT) !== 0n)
@@ -210,9 +202,10 @@ function* openState(request: OpenRequest, header: Qcow2Header): Co<ImageState> {
   const { children, environment, inFlight } = request;
   const file = (): BlockNode => children.file as BlockNode;
   const l1Bytes = new Uint8Array(header.l1Entries * 8);
-  if (header.l1Offset + l1Bytes.length > file().length)
+  // The file may end inside of its last cluster.
+  if (header.l1Offset + l1Bytes.length - file().length >= 2 ** header.clusterBits)
     throw new BlockError("EINVAL", "the L1 table stands beyond the end of the image file");
-  yield* file().read(header.l1Offset, IoVector.of(l1Bytes));
+  yield* readPadded(file(), header.l1Offset, l1Bytes);
   const l1 = new DataView(l1Bytes.buffer);
   // Who only reads needs no counts, and can still read what a damaged image has.
   const { readOnly } = request;

@@ -10,18 +10,21 @@ export const QCOW2_INCOMPAT_DIRTY = 1n;
 export const QCOW2_INCOMPAT_CORRUPT = 2n;
 export const QCOW2_INCOMPAT_COMPRESSION = 8n;
 export const QCOW2_COMPAT_LAZY_REFCOUNTS = 1n;
+export const QCOW2_AUTOCLEAR_BITMAPS = 1n;
+const QCOW2_AUTOCLEAR_RAW_DATA = 2n;
 
 const KNOWN_INCOMPATIBLE = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION;
 
 export const EXTENSION_END = 0;
 export const EXTENSION_BACKING_FORMAT = 0xe2792aca;
 export const EXTENSION_FEATURE_NAMES = 0x6803f857;
+export const EXTENSION_BITMAPS = 0x23852875;
 
 const V2_HEADER_BYTES = 72;
 const V3_HEADER_BYTES = 104;
 const L1_BYTES_MAX = 32 * 1024 * 1024;
 const REFCOUNT_TABLE_BYTES_MAX = 8 * 1024 * 1024;
-const SNAPSHOTS_MAX = 65_536;
+export const SNAPSHOTS_MAX = 65_536;
 const BACKING_NAME_MAX = 1023;
 
 export type CompressionType = "zlib" | "zstd";
@@ -45,15 +48,16 @@ export interface Qcow2Header {
   readonly refcountOrder: number;
   readonly headerLength: number;
   readonly compression: CompressionType;
-  /** There are extensions of other kinds, such as persistent bitmaps, which may refer to clusters of their own. */
+  /** There are extensions of kinds that are not known, which may refer to clusters of their own. */
   readonly foreignExtensions: boolean;
 }
 
 /**
  * @param bytes the first cluster of the file, or all of a shorter file
+ * @param forCheck an image without a refcount table, or with too many snapshots, is read: a repair can mend it
  * @throws {BlockError} EINVAL when it is no valid header, ENOTSUP when it asks for what is not supported, by name.
  */
-export function parseHeader(bytes: Uint8Array): Qcow2Header {
+export function parseHeader(bytes: Uint8Array, forCheck = false): Qcow2Header {
   const view = new ByteView(bytes);
   if (bytes.length < V2_HEADER_BYTES || view.u32be(0) !== QCOW2_MAGIC) throw invalid("Image is not in qcow2 format");
   const version = view.u32be(4);
@@ -63,6 +67,7 @@ export function parseHeader(bytes: Uint8Array): Qcow2Header {
   const third = version === 3 ? parseThird(view, clusterBits) : SECOND;
   const extensions = parseExtensions(view, third.headerLength, clusterBits);
   checkFeatures(third.incompatible, extensions.featureNames);
+  if ((third.autoclear & QCOW2_AUTOCLEAR_RAW_DATA) !== 0n) throw invalid("data-file-raw requires a data file");
   if (view.u32be(32) !== 0) throw unsupported("qcow2 encryption is not supported");
   const size = view.u64be(24, "disk size");
   const header = {
@@ -76,12 +81,19 @@ export function parseHeader(bytes: Uint8Array): Qcow2Header {
     refcountTableOffset: view.u64be(48, "refcount table offset"),
     refcountTableClusters: view.u32be(56),
     snapshotCount: view.u32be(60),
-    snapshotsOffset: view.u64be(64, "snapshot table offset"),
+    snapshotsOffset: parseSnapshotsOffset(view),
     foreignExtensions: extensions.foreign,
     ...third,
   } as const;
-  checkTables(header);
+  checkTables(header, forCheck);
   return header;
+}
+
+/** Where there are no snapshots, the offset of their table means nothing. */
+function parseSnapshotsOffset(view: ByteView): number {
+  if (view.u32be(60) > 0) return view.u64be(64, "snapshot table offset");
+  const offset = view.bigU64be(64);
+  return offset >= 2n ** 53n && offset % 512n === 0n ? 0 : view.u64be(64, "snapshot table offset");
 }
 
 type ThirdFields = Pick<
@@ -147,7 +159,7 @@ function parseExtensions(view: ByteView, start: number, clusterBits: number): Ex
       if (length > 15) throw invalid("ERROR: ext_backing_format: len too large");
       backingFormat = decodeUtf8(data);
     } else if (type === EXTENSION_FEATURE_NAMES) featureNames = parseFeatureNames(data);
-    else foreign = true;
+    else if (type !== EXTENSION_BITMAPS) foreign = true;
     offset += Math.ceil(length / 8) * 8;
   }
   return { backingFormat, featureNames, foreign, end: offset };
@@ -197,7 +209,7 @@ function parseBackingFile(view: ByteView, clusterBits: number): string | null {
 
 type Tables = Omit<Qcow2Header, "backingFile" | "backingFormat">;
 
-function checkTables(header: Tables): void {
+function checkTables(header: Tables, forCheck: boolean): void {
   const clusterSize = 2 ** header.clusterBits;
   const table = (name: string, offset: number, entryBytes: number, entries: number, bytesMax: number): void => {
     if (entries * entryBytes > bytesMax) throw new BlockError("EFBIG", `${name} too large`);
@@ -206,10 +218,12 @@ function checkTables(header: Tables): void {
   };
   const { refcountTableClusters, refcountTableOffset, l1Entries, l1Offset } = header;
   table("Reference count table", refcountTableOffset, clusterSize, refcountTableClusters, REFCOUNT_TABLE_BYTES_MAX);
-  if (refcountTableClusters === 0) throw invalid("Image does not contain a reference count table");
-  if (refcountTableOffset === 0) throw invalid("Invalid reference count table offset");
+  if (!forCheck) {
+    if (refcountTableClusters === 0) throw invalid("Image does not contain a reference count table");
+    if (refcountTableOffset === 0) throw invalid("Invalid reference count table offset");
+    table("Snapshot table", header.snapshotsOffset, 40, header.snapshotCount, SNAPSHOTS_MAX * 40);
+  }
   table("Active L1 table", l1Offset, 8, l1Entries, L1_BYTES_MAX);
-  table("Snapshot table", header.snapshotsOffset, 40, header.snapshotCount, SNAPSHOTS_MAX * 40);
   const needed = Math.ceil(header.size / (clusterSize * (clusterSize / 8)));
   if (l1Entries < needed) throw invalid("L1 table is too small");
   if (l1Entries > 0 && l1Offset === 0) throw invalid("Invalid L1 table offset");

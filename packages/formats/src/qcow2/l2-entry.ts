@@ -6,13 +6,13 @@ import type { Mapping } from "@spindle/block";
 import { corrupt } from "./refcount.ts";
 
 /** Bit 63: the cluster is referenced once and may be overwritten. */
-const COPIED_HIGH = 0x80000000;
+export const COPIED_HIGH = 0x80000000;
 /** Bit 62. */
-const COMPRESSED_HIGH = 0x40000000;
+export const COMPRESSED_HIGH = 0x40000000;
 /** Bits 32 to 55 of the offset. */
-const OFFSET_HIGH_MASK = 0x00ffffff;
+export const OFFSET_HIGH_MASK = 0x00ffffff;
 /** Bits 9 to 31. */
-const OFFSET_LOW_MASK = 0xfffffe00;
+export const OFFSET_LOW_MASK = 0xfffffe00;
 const ZERO_LOW = 1;
 
 const WORD = 2 ** 32;
@@ -95,15 +95,27 @@ export interface CompressedPlace {
   readonly length: number;
 }
 
-/** Decodes a compressed cluster's descriptor ("Compressed Clusters Descriptor"). */
+/**
+ * Decodes a compressed cluster's descriptor ("Compressed Clusters Descriptor").
+ * @throws {BlockError} EIO when the entry cannot be true.
+ */
 export function readCompressedEntry(table: DataView, index: number, clusterBits: number): CompressedPlace {
+  const place = decodeCompressedEntry(table, index, clusterBits);
+  if (place.hostOffset > 2 ** 53 - 2 ** 22) throw corrupt(`a compressed cluster is said to stand at ${place.exact}`);
+  return place;
+}
+
+/** The same for whatever an entry says; `exact` is the offset where a number cannot hold it. */
+export function decodeCompressedEntry(
+  table: DataView,
+  index: number,
+  clusterBits: number,
+): CompressedPlace & { readonly exact: bigint } {
   const word = table.getBigUint64(index * 8) & 0x3fffffffffffffffn;
   const sizeShift = BigInt(62 - (clusterBits - 8));
-  const hostOffset = word & ((1n << sizeShift) - 1n);
-  if (hostOffset > 2n ** 53n - 2n ** 22n) throw corrupt(`a compressed cluster is said to stand at ${hostOffset}`);
+  const exact = word & ((1n << sizeShift) - 1n);
   const sectors = Number(word >> sizeShift) + 1;
-  const start = Number(hostOffset);
-  return { hostOffset: start, length: sectors * 512 - (start % 512) };
+  return { hostOffset: Number(exact), length: sectors * 512 - Number(exact % 512n), exact };
 }
 
 /** @param place data that ends where its last sector ends, or before */

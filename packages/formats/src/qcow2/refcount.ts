@@ -5,6 +5,7 @@
 import { assert, BlockError, ByteView, type Co, CoMutex } from "@spindle/base";
 import { type BlockNode, IoVector } from "@spindle/block";
 import type { Qcow2Header } from "./header.ts";
+import { readPadded } from "./padded-read.ts";
 import { type CachedTable, makeTable, TableCache } from "./table-cache.ts";
 
 /** Memory for refcount blocks that are not changed. */
@@ -44,7 +45,7 @@ export class Refcounts {
 
   /** The largest count that an entry can hold, as far as a number can tell. */
   get most(): number {
-    return this.#order >= 6 ? Number.MAX_SAFE_INTEGER : 2 ** (2 ** this.#order) - 1;
+    return refcountMost(this.#order);
   }
 
   blockIndexOf(clusterIndex: number): number {
@@ -72,23 +73,7 @@ export class Refcounts {
   }
 
   get(block: CachedTable, clusterIndex: number): number {
-    const entry = clusterIndex % this.entriesPerBlock;
-    const { view } = block;
-    switch (this.#order) {
-      case 3:
-        return view.getUint8(entry);
-      case 4:
-        return view.getUint16(entry * 2);
-      case 5:
-        return view.getUint32(entry * 4);
-      case 6:
-        return Number(view.getBigUint64(entry * 8));
-      default: {
-        const bits = 2 ** this.#order;
-        const perByte = 8 / bits;
-        return (view.getUint8(Math.floor(entry / perByte)) >> ((entry % perByte) * bits)) & (2 ** bits - 1);
-      }
-    }
+    return readCount(block.view, clusterIndex % this.entriesPerBlock, this.#order);
   }
 
   /** The first cluster from `index` on, and before `end`, that nothing uses; `end` when there is none. */
@@ -106,31 +91,8 @@ export class Refcounts {
 
   set(block: CachedTable, clusterIndex: number, count: number): void {
     assert(count >= 0 && count <= this.most, "a refcount fits its entry");
-    const entry = clusterIndex % this.entriesPerBlock;
-    const { view } = block;
     this.blocks.markDirty(block);
-    switch (this.#order) {
-      case 3:
-        view.setUint8(entry, count);
-        break;
-      case 4:
-        view.setUint16(entry * 2, count);
-        break;
-      case 5:
-        view.setUint32(entry * 4, count);
-        break;
-      case 6:
-        view.setBigUint64(entry * 8, BigInt(count));
-        break;
-      default: {
-        const bits = 2 ** this.#order;
-        const perByte = 8 / bits;
-        const at = Math.floor(entry / perByte);
-        const shift = (entry % perByte) * bits;
-        const mask = (2 ** bits - 1) << shift;
-        view.setUint8(at, (view.getUint8(at) & ~mask) | (count << shift));
-      }
-    }
+    writeCount(block.view, clusterIndex % this.entriesPerBlock, this.#order, count);
   }
 
   /** For images that are only read: nothing is counted. */
@@ -141,16 +103,64 @@ export class Refcounts {
   /** Reads the table of an image that is being opened for writing. */
   static *open(header: Qcow2Header, file: () => BlockNode): Co<Refcounts> {
     const bytes = new Uint8Array(header.refcountTableClusters * 2 ** header.clusterBits);
-    const { length } = file();
-    if (header.refcountTableOffset + bytes.length > length)
+    if (header.refcountTableOffset + bytes.length - file().length >= 2 ** header.clusterBits)
       throw new BlockError("EINVAL", "the refcount table stands beyond the end of the image file");
-    yield* file().read(header.refcountTableOffset, IoVector.of(bytes));
+    yield* readPadded(file(), header.refcountTableOffset, bytes);
     const view = new ByteView(bytes);
     const table = new Float64Array(bytes.length / 8);
     // The low nine bits are reserved.
     for (let index = 0; index < table.length; index++)
       table[index] = Math.floor(view.u64be(index * 8, "refcount table entry") / 512) * 512;
     return new Refcounts(header, table, file);
+  }
+}
+
+/** The largest count that an entry of 2^order bits can hold, as far as a number can tell. */
+export function refcountMost(order: number): number {
+  return order >= 6 ? Number.MAX_SAFE_INTEGER : 2 ** (2 ** order) - 1;
+}
+
+/** An entry of a refcount block whose entries have 2^order bits. */
+export function readCount(block: DataView, entry: number, order: number): number {
+  switch (order) {
+    case 3:
+      return block.getUint8(entry);
+    case 4:
+      return block.getUint16(entry * 2);
+    case 5:
+      return block.getUint32(entry * 4);
+    case 6:
+      return Number(block.getBigUint64(entry * 8));
+    default: {
+      const bits = 2 ** order;
+      const perByte = 8 / bits;
+      return (block.getUint8(Math.floor(entry / perByte)) >> ((entry % perByte) * bits)) & (2 ** bits - 1);
+    }
+  }
+}
+
+export function writeCount(block: DataView, entry: number, order: number, count: number): void {
+  switch (order) {
+    case 3:
+      block.setUint8(entry, count);
+      break;
+    case 4:
+      block.setUint16(entry * 2, count);
+      break;
+    case 5:
+      block.setUint32(entry * 4, count);
+      break;
+    case 6:
+      block.setBigUint64(entry * 8, BigInt(count));
+      break;
+    default: {
+      const bits = 2 ** order;
+      const perByte = 8 / bits;
+      const at = Math.floor(entry / perByte);
+      const shift = (entry % perByte) * bits;
+      const mask = (2 ** bits - 1) << shift;
+      block.setUint8(at, (block.getUint8(at) & ~mask) | (count << shift));
+    }
   }
 }
 

@@ -1,0 +1,70 @@
+/** Checks and repairs images. */
+import { BlockError, type Co } from "@spindle/base";
+import type { BlockNode, CheckResult, Graph, OptionRecord, Repair } from "@spindle/block";
+import { checkFormat, namingFile, probeFormat } from "./open-image.ts";
+import { Session } from "./session.ts";
+
+export interface CheckImageOptions {
+  /** The image's format; found out by looking at its first bytes when absent. */
+  readonly format?: string | undefined;
+  /** Options as `blockdev-add` takes them; the file name is for people only then. */
+  readonly options?: OptionRecord | undefined;
+  /**
+   * What may be changed; nothing when absent. A repair leaves an image in which another check finds nothing, as far as
+   * the file can be written at all.
+   */
+  readonly repair?: Repair;
+  /** Takes one line for each thing that is wrong or was repaired. */
+  readonly report?: (line: string) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** What was found, and in which format. */
+export interface ImageCheck extends CheckResult {
+  readonly format: string;
+}
+
+/** The image's format has nothing that could be checked. */
+export class NoCheckError extends BlockError {}
+
+/**
+ * Looks for what is wrong in one image, and opens nothing that it names. Nobody else may write it meanwhile.
+ * @throws {NoCheckError} for formats without a check; BlockError with `Could not open` when the file is no image that can
+ *   be looked at, and with other messages when the check could not be done.
+ */
+export async function checkImage(filename: string, options: CheckImageOptions = {}): Promise<ImageCheck> {
+  options.signal?.throwIfAborted();
+  await using session = new Session();
+  return await session.run(check(session.graph, filename, options));
+}
+
+function* check(graph: Graph, filename: string, options: CheckImageOptions): Co<ImageCheck> {
+  const { repair = "none", report = () => {}, options: given = {} } = options;
+  const file = (given["file"] ?? { driver: "file", filename }) as OptionRecord | string;
+  const format = yield* named(filename, findFormat(graph, file, options.format ?? (given["driver"] as string)));
+  const definition = graph.registry.get(format);
+  const node = yield* named(filename, openFile(graph, file, repair === "none"));
+  if (definition.check === undefined)
+    throw new NoCheckError("ENOTSUP", "This image format does not support checks", { path: filename });
+  const result = yield* definition.check(node, { repair, report });
+  return { ...result, format };
+}
+
+/** The session closes the file. */
+function* openFile(graph: Graph, file: OptionRecord | string, readOnly: boolean): Co<BlockNode> {
+  if (typeof file === "string") return graph.lookup(file);
+  return yield* graph.open({ "read-only": readOnly, ...file });
+}
+
+function* findFormat(graph: Graph, file: OptionRecord | string, format: string | undefined): Co<string> {
+  if (format !== undefined) checkFormat(graph, format);
+  return format ?? (yield* probeFormat(graph, file as OptionRecord));
+}
+
+function* named<T>(filename: string, opening: Co<T>): Co<T> {
+  try {
+    return yield* opening;
+  } catch (error) {
+    throw namingFile(error, filename);
+  }
+}
