@@ -201,6 +201,15 @@ describe.skipIf(qemuImg === undefined)("daemon", () => {
     expect(await ended).toEqual({ code: 0, stderr: "" });
   });
 
+  test("goes on when its standard input ends, until a signal comes", async () => {
+    await start("--qmp", "stdio", "--blockdev", TOP);
+    child?.stdin?.end();
+    const early = await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, 500, "alive"))]);
+    expect(early).toBe("alive");
+    child?.kill("SIGTERM");
+    expect(await ended).toEqual({ code: 0, stderr: "" });
+  });
+
   test("takes commands on its standard streams", async () => {
     await start("--qmp", "stdio");
     let text = "";

@@ -29,6 +29,8 @@ export interface ErrorContext {
   readonly path?: string;
   /** The image's metadata contradicts itself: reading on would be a guess. */
   readonly corrupt?: boolean;
+  /** A sentence for the user that follows the message on a line of its own. */
+  readonly hint?: string;
 }
 
 export class BlockError extends Error {

@@ -14,6 +14,7 @@ import type { Co } from "@spindle/base";
 import type { ClusterMap } from "./cluster-map.ts";
 import type { Extent } from "./extent.ts";
 import type { IoVector } from "./io-vector.ts";
+import type { StorageClaim } from "./storage-claim.ts";
 
 export interface WriteFlags {
   /** The write must be durable when it completes. */
@@ -67,6 +68,13 @@ export interface BlockDriver {
   truncate(length: number, preallocation?: Preallocation): Co<void>;
   /** Flushes and gives up every resource. The last call. */
   close(): Co<void>;
+
+  /**
+   * Adds to what other programs are told of this storage's use, until it is closed. Drivers that own no storage leave it
+   * out: the claim goes on to their file.
+   * @throws {BlockError} EAGAIN when another program's use is in the way.
+   */
+  claim?(claim: StorageClaim): Co<void>;
 
   /** For images made of clusters: how others place data in them without writing metadata. */
   readonly clusters?: ClusterMap;

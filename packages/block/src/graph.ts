@@ -7,7 +7,7 @@ import type { RangeLock } from "@spindle/shared-memory";
 import type { BackingFile } from "./driver.ts";
 import type { Environment } from "./environment.ts";
 import type { BlockNode } from "./node.ts";
-import { NodeOpener } from "./node-opener.ts";
+import { NodeOpener, type OpenImageOptions } from "./node-opener.ts";
 import type { OptionRecord } from "./node-options.ts";
 import type { DriverRegistry } from "./registry.ts";
 
@@ -88,9 +88,9 @@ export class Graph {
     return node;
   }
 
-  /** Opens an image by its file name; probes the format when none is given. */
-  *openImage(filename: string, format: string | undefined, readOnly: boolean): Co<BlockNode> {
-    const node = yield* new NodeOpener(this).openImage(filename, format, readOnly);
+  /** Opens an image by its file name. */
+  *openImage(filename: string, options: OpenImageOptions = {}): Co<BlockNode> {
+    const node = yield* new NodeOpener(this).openImage(filename, options);
     this.#owned.add(node);
     return node;
   }

@@ -14,7 +14,8 @@ export { throttleFilter } from "./filters/throttle.ts";
 export { type BackingPolicy, Graph, type GraphOptions } from "./graph.ts";
 export { IoVector } from "./io-vector.ts";
 export { BlockNode, type Children, type NodeOptions, type TrackedRange } from "./node.ts";
-export type { OptionRecord } from "./node-options.ts";
+export type { OpenImageOptions } from "./node-opener.ts";
+export { COMMON_OPTIONS, type OptionRecord } from "./node-options.ts";
 export { nullDriver } from "./null-driver.ts";
 export { PortServer } from "./port-server.ts";
 export {
@@ -26,3 +27,4 @@ export {
   type OptionType,
 } from "./registry.ts";
 export { closeShared, describeShared, openShared, type SharedDescription } from "./shared-description.ts";
+export type { StorageClaim } from "./storage-claim.ts";

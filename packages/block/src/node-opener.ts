@@ -19,6 +19,14 @@ const PROBE_BYTES = 512;
 /** For nodes without a tracker: nothing is ever in flight beside the request that asks. */
 const NOTHING_IN_FLIGHT: InFlightTickets = { ticket: () => 0, oldestTicket: () => Number.POSITIVE_INFINITY };
 
+export interface OpenImageOptions {
+  /** Found out by looking at the image when absent. */
+  readonly format?: string | undefined;
+  readonly readOnly?: boolean | undefined;
+  /** Other programs may write the image meanwhile; only for images that are opened read-only. */
+  readonly forceShare?: boolean | undefined;
+}
+
 /** What is handed down while a tree is opened. */
 interface Scope {
   /** The file name of the image that the user named; null until it is known. */
@@ -27,13 +35,22 @@ interface Scope {
   readonly above: readonly string[];
   readonly depth: number;
   readonly readOnly: boolean;
+  readonly forceShare: boolean;
   /** The parent is the only user and orders its own requests, so that nothing need be tracked. */
   readonly inline: boolean;
   /** The format of this node was found by looking. */
   readonly probed: boolean;
 }
 
-const TOP: Scope = { root: null, above: [], depth: 0, readOnly: false, inline: false, probed: false };
+const TOP: Scope = {
+  root: null,
+  above: [],
+  depth: 0,
+  readOnly: false,
+  forceShare: false,
+  inline: false,
+  probed: false,
+};
 
 export class NodeOpener {
   readonly #graph: Graph;
@@ -46,12 +63,12 @@ export class NodeOpener {
     return this.#open(options, TOP);
   }
 
-  /** Opens an image by its file name; probes the format when none is given. */
-  *openImage(filename: string, format: string | undefined, readOnly: boolean): Co<BlockNode> {
+  *openImage(filename: string, options: OpenImageOptions): Co<BlockNode> {
+    const { format, readOnly = false, forceShare = false } = options;
     if (format !== undefined) this.#graph.registry.get(format);
-    const options = { file: { driver: "file", filename }, "read-only": readOnly };
-    if (format !== undefined) return yield* this.#open({ ...options, driver: format }, { ...TOP, root: filename });
-    return yield* this.openProbed(options);
+    const node = { file: { driver: "file", filename }, "read-only": readOnly, "force-share": forceShare };
+    if (format !== undefined) return yield* this.#open({ ...node, driver: format }, { ...TOP, root: filename });
+    return yield* this.openProbed(node);
   }
 
   /** Opens a node whose options tell no driver: its format is found by looking at its file. */
@@ -59,10 +76,11 @@ export class NodeOpener {
     const { file: child } = options;
     if (child === undefined) throw new BlockError("EINVAL", "Must specify either driver or file");
     const readOnly = options["read-only"] === true;
+    const forceShare = options["force-share"] === true;
     const isName = typeof child === "string";
     const file = isName
       ? this.#graph.lookup(child)
-      : yield* this.#open(child as OptionRecord, { ...TOP, readOnly, inline: true });
+      : yield* this.#open(child as OptionRecord, { ...TOP, readOnly, forceShare, inline: true });
     try {
       const driver = yield* this.#probe(file);
       return yield* this.#open({ ...options, driver, file: file.name }, { ...TOP, root: file.filename, probed: true });
@@ -77,11 +95,19 @@ export class NodeOpener {
     const values = checkOptions(definition, options);
     const name = this.#graph.claimName(values.nodeName);
     const { probed } = scope;
-    const inner: Scope = { ...scope, readOnly: values.readOnly ?? scope.readOnly, probed: false };
+    const inner: Scope = {
+      ...scope,
+      readOnly: values.readOnly ?? scope.readOnly,
+      forceShare: values.forceShare ?? scope.forceShare,
+      probed: false,
+    };
+    if (inner.forceShare && !inner.readOnly)
+      throw new BlockError("EINVAL", "force-share=on can only be used with read-only images", { node: name });
     const children: Children = { file: null, backing: null };
     let driver: BlockDriver | undefined;
     try {
       if (definition.kind !== "protocol") children.file = yield* this.#openFile(values, inner);
+      if (children.file !== null) yield* claimFile(children.file, definition, inner);
       const tracker = inner.readOnly || inner.inline ? null : this.#graph.createTracker();
       const { readOnly } = inner;
       const { environment } = this.#graph;
@@ -192,4 +218,10 @@ export class NodeOpener {
 function namingFile(error: unknown, filename: string): unknown {
   if (!isBlockError(error) || /^Could not open |'/.test(error.message)) return error;
   return new BlockError(error.code, `Could not open '${filename}': ${error.message}`, error.context, error);
+}
+
+/** Says what the driver above does with a file, before it looks at it. */
+function claimFile(file: BlockNode, { ownsFile = false }: DriverDefinition, scope: Scope): Co<void> {
+  const write = !scope.readOnly;
+  return file.claim({ write, resize: write && ownsFile, exclusive: ownsFile && !scope.forceShare });
 }

@@ -7,12 +7,22 @@ export type OptionRecord = Readonly<Record<string, unknown>>;
 export interface NodeOptionValues {
   readonly nodeName: string | undefined;
   readonly readOnly: boolean | undefined;
+  /** Other programs may do what they like with the image meanwhile. */
+  readonly forceShare: boolean | undefined;
   /** A node's name or the options of a node to open. */
   readonly file: string | OptionRecord | undefined;
   /** The same; null for explicitly none, undefined for what the image says. */
   readonly backing: string | OptionRecord | null | undefined;
   readonly own: OptionRecord;
 }
+
+/** Options that every node takes. */
+export const COMMON_OPTIONS: Readonly<Record<string, OptionType>> = {
+  driver: "string",
+  "node-name": "string",
+  "read-only": "boolean",
+  "force-share": "boolean",
+};
 
 /** Names that QEMU accepts as node names. */
 const WELL_FORMED_NAME = /^[a-zA-Z][a-zA-Z0-9._-]{0,30}$/;
@@ -33,6 +43,7 @@ export function checkOptions(definition: DriverDefinition, options: OptionRecord
   return {
     nodeName,
     readOnly: optional(options, "read-only", "boolean") as boolean | undefined,
+    forceShare: optional(options, "force-share", "boolean") as boolean | undefined,
     file: child(options, "file") as string | OptionRecord | undefined,
     backing: options["backing"] === null ? null : child(options, "backing"),
     own,
@@ -40,7 +51,7 @@ export function checkOptions(definition: DriverDefinition, options: OptionRecord
 }
 
 function isCommonOption(key: string, definition: DriverDefinition): boolean {
-  if (key === "driver" || key === "node-name" || key === "read-only") return true;
+  if (Object.hasOwn(COMMON_OPTIONS, key)) return true;
   if (key === "file") return definition.kind !== "protocol";
   return key === "backing" && definition.supportsBacking === true;
 }

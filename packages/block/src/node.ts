@@ -8,6 +8,7 @@ import type { BlockDriver, Preallocation, WriteFlags } from "./driver.ts";
 import type { Extent } from "./extent.ts";
 import { IoVector } from "./io-vector.ts";
 import type { MappingCache } from "./mapping-cache.ts";
+import type { StorageClaim } from "./storage-claim.ts";
 
 /** The nodes below a node. A format reads its own image from `file` and what it has not from `backing`. */
 export interface Children {
@@ -79,6 +80,15 @@ export class BlockNode {
   /** Requests are tracked rounded to this many bytes. */
   get trackingUnit(): number {
     return Math.max(this.driver.clusterSize, this.driver.requestAlignment);
+  }
+
+  /**
+   * Tells other programs what this node's user is about to do, see {@link StorageClaim}.
+   * @throws {BlockError} EAGAIN when another program's use is in the way.
+   */
+  *claim(claim: StorageClaim): Co<void> {
+    if (this.driver.claim !== undefined) yield* this.driver.claim(claim);
+    else if (this.children.file !== null) yield* this.children.file.claim(claim);
   }
 
   /**

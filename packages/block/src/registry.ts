@@ -47,6 +47,8 @@ export interface DriverDefinition {
   readonly supportsBacking?: boolean;
   /** Whether images of this format may hold compressed clusters that can be written. */
   readonly supportsCompression?: boolean;
+  /** Whether the driver keeps structures in its file, so that nobody else may write there meanwhile. */
+  readonly ownsFile?: boolean;
   open(request: OpenRequest): Co<BlockDriver>;
   /** How surely an image that begins with these bytes is of this format: 0 (not) to 100. */
   probe?(head: Uint8Array): number;

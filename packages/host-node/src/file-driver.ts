@@ -13,11 +13,13 @@ import {
   type OpenRequest,
   type OptionRecord,
   type Preallocation,
+  type StorageClaim,
   type WriteFlags,
   zeroExtent,
 } from "@spindle/block";
 import { descriptorIo } from "./file-transfer.ts";
 import { type Attempt, hostOperation, hostSync, linuxOperation } from "./host-operation.ts";
+import { ImageLock } from "./image-lock.ts";
 import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, linuxCalls } from "./linux-calls.ts";
 import { describeFile, type OpenedFile, openFile } from "./open-file.ts";
 
@@ -33,6 +35,8 @@ interface FileOptions {
   readonly borrowed: boolean;
   /** Flushes do nothing: whoever writes does not care for a loss of power. */
   readonly noFlush: boolean;
+  /** Whether other programs are told, and asked, what the file is used for. */
+  readonly locks: boolean;
 }
 
 class FileDriver implements BlockDriver {
@@ -43,6 +47,7 @@ class FileDriver implements BlockDriver {
   readonly fileDescriptor: number;
   readonly identity: string;
   readonly #options: FileOptions;
+  readonly #lock: ImageLock | null;
   readonly #isBlockDevice: boolean;
   /** The length when it cannot change: of devices and of files opened read-only. */
   readonly #fixedLength: number | undefined;
@@ -56,9 +61,15 @@ class FileDriver implements BlockDriver {
     this.fileDescriptor = file.fd;
     this.identity = file.identity;
     this.#options = options;
+    const calls = options.locks ? linuxCalls() : null;
+    this.#lock = calls === null ? null : new ImageLock(calls, file.fd, options.filename);
     this.#isBlockDevice = file.isBlockDevice;
     this.growable = !file.isBlockDevice && !options.readOnly;
     this.#fixedLength = this.growable ? undefined : file.length;
+  }
+
+  *claim(claim: StorageClaim): Co<void> {
+    this.#lock?.add(claim);
   }
 
   /** Asks the file: data movers on other threads make it longer too. */
@@ -232,19 +243,30 @@ function cacheOption(cache: OptionRecord = {}): boolean {
 }
 
 /**
- * `{driver: "file", filename, cache}`; of `cache` the key `no-flush` counts. The option `fd`, which only
- * {@link BlockDriver.shareableOptions} gives, attaches to a descriptor that another thread has open.
+ * `{driver: "file", filename, cache, locking}`; of `cache` the key `no-flush` counts; `locking` is "auto" (where the host
+ * can), "on" or "off". The option `fd`, which only {@link BlockDriver.shareableOptions} gives, attaches to a descriptor that
+ * another thread has open.
  */
 export const fileDriver: DriverDefinition = {
   name: "file",
   kind: "protocol",
-  options: { filename: "string", cache: "object" },
+  options: { filename: "string", cache: "object", locking: "string" },
   *open({ options, readOnly }: OpenRequest): Co<BlockDriver> {
     const { filename, fd } = options;
     if (typeof filename !== "string") throw new BlockError("EINVAL", "The 'file' block driver requires a file name");
     const noFlush = cacheOption(options["cache"] as OptionRecord | undefined);
     const borrowed = typeof fd === "number";
+    const locks = !borrowed && wantsLocks(options["locking"]);
     const file = borrowed ? describeFile(fd, filename) : yield* openFile(filename, readOnly);
-    return new FileDriver(file, { filename, readOnly, borrowed, noFlush });
+    return new FileDriver(file, { filename, readOnly, borrowed, noFlush, locks });
   },
 };
+
+/** @throws {BlockError} with QEMU's text for what is no word, ENOTSUP for `on` where the host cannot. */
+function wantsLocks(locking: unknown = "auto"): boolean {
+  if (locking === "on" && linuxCalls() === null)
+    throw new BlockError("ENOTSUP", "Locking files needs koffi and Linux; 'locking=off' does without");
+  if (locking === "auto" || locking === "on") return true;
+  if (locking === "off") return false;
+  throw new BlockError("EINVAL", `Parameter 'locking' does not accept value '${String(locking)}'`);
+}

@@ -17,6 +17,16 @@ export const FALLOC_FL_ZERO_RANGE = 16;
 
 const RWF_NOWAIT = 8;
 
+/** Locks of open file descriptions, which threads share and `close` of another descriptor does not drop. */
+const F_OFD_GETLK = 36;
+const F_OFD_SETLK = 37;
+const F_RDLCK = 0;
+const F_WRLCK = 1;
+const F_UNLCK = 2;
+/** `struct flock`: short type, short whence, 64-bit start, 64-bit length, int pid. */
+const FLOCK_START = 8;
+const FLOCK_LENGTH = 16;
+
 /** Typed arrays shorter than this may lie in memory that the garbage collector moves: they are not handed to calls. */
 const STABLE_BYTES_MIN = 128;
 
@@ -46,6 +56,10 @@ export interface LinuxCalls {
   >;
   /** The offset of the file's end: the length, also of block devices. */
   seekEnd(fd: number): number;
+  /** Takes or gives up this open file's share of a lock on one byte. @throws ENOTSUP where the kernel has no such locks. */
+  setSharedLock(fd: number, byte: number, locked: boolean): void;
+  /** Whether another open file, of this process or another, has a lock on the byte. */
+  isLockedByOthers(fd: number, byte: number): boolean;
   /** Reads what needs no waiting: bytes read, or -1 when the disk would have to be asked or the file cannot tell. */
   readCached(fd: number, buffers: readonly Uint8Array[], offset: number): number;
 }
@@ -70,7 +84,19 @@ function bind(koffi: Koffi): LinuxCalls {
   const copyFileRange: NativeCall = library.func(
     "int64_t copy_file_range(int source, int64_t *at, int target, int64_t *to, size_t length, unsigned int flags)",
   );
+  const fcntl: NativeCall = library.func("int fcntl(int fd, int command, void *lock)");
   const errno = (): number => koffi.errno();
+  const flock = (type: number, byte: number): Buffer => {
+    const record = Buffer.alloc(STABLE_BYTES_MIN);
+    record.writeInt16LE(type, 0);
+    record.writeBigInt64LE(BigInt(byte), FLOCK_START);
+    record.writeBigInt64LE(1n, FLOCK_LENGTH);
+    return record;
+  };
+  const fcntlLock = (fd: number, command: number, record: Buffer): void => {
+    const result = fcntl(fd, command, record);
+    checked("fcntl", result, result < 0 ? errno() : 0);
+  };
   return {
     seekData: new ErrnoCall(lseek, errno, (fd, offset) => [fd, offset, SEEK_DATA], seekResult),
     seekHole: new ErrnoCall(lseek, errno, (fd, offset) => [fd, offset, SEEK_HOLE], seekResult),
@@ -89,6 +115,14 @@ function bind(koffi: Koffi): LinuxCalls {
     seekEnd(fd) {
       const end = lseek(fd, 0, SEEK_END);
       return checked("lseek", end, end < 0 ? errno() : 0);
+    },
+    setSharedLock(fd, byte, locked) {
+      fcntlLock(fd, F_OFD_SETLK, flock(locked ? F_RDLCK : F_UNLCK, byte));
+    },
+    isLockedByOthers(fd, byte) {
+      const record = flock(F_WRLCK, byte);
+      fcntlLock(fd, F_OFD_GETLK, record);
+      return record.readInt16LE(0) !== F_UNLCK;
     },
     readCached(fd, buffers, offset) {
       for (const buffer of buffers) if (buffer.length < STABLE_BYTES_MIN) return -1;

@@ -5,6 +5,7 @@
 import * as fs from "node:fs";
 import { BlockError, type Co } from "@spindle/base";
 import { hostOperation, hostSync } from "./host-operation.ts";
+import { ImageLock } from "./image-lock.ts";
 import { linuxCalls } from "./linux-calls.ts";
 
 export interface OpenedFile {
@@ -62,7 +63,8 @@ export function fileIdentity({ dev, ino }: fs.BigIntStats): string {
 
 /**
  * Makes an empty file, or empties the one that is there, for an image that is about to be created in it.
- * @throws {BlockError} ENOENT, EACCES, EISDIR and the like; EINVAL for what is no regular file.
+ * @throws {BlockError} ENOENT, EACCES, EISDIR and the like; EINVAL for what is no regular file; EAGAIN for one that another
+ *   program is using.
  */
 export function* createFile(filename: string): Co<void> {
   const failed = { message: `Could not create '${filename}'`, operation: "create", path: filename };
@@ -75,6 +77,9 @@ export function* createFile(filename: string): Co<void> {
   );
   try {
     const { isBlockDevice } = describeFile(fd, filename);
+    const calls = linuxCalls();
+    // Emptied only when nobody else uses what is there.
+    if (calls !== null) new ImageLock(calls, fd, filename).add({ write: true, resize: true, exclusive: true });
     if (isBlockDevice) return;
     yield* hostOperation<void>(
       failed,

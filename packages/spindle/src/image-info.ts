@@ -20,6 +20,8 @@ export interface ImageInfo extends ImageInformation {
 export interface ImageInfoOptions {
   /** The image's format; found out when absent. */
   readonly format?: string | undefined;
+  /** Looks at it although another program may be writing it. */
+  readonly forceShare?: boolean;
   /** Folders in which, or below which, backing files may lie beside the image's own folder. */
   readonly allowBacking?: readonly string[];
   readonly signal?: AbortSignal;
@@ -32,7 +34,7 @@ export interface ImageInfoOptions {
 export async function imageInfo(filename: string, options: ImageInfoOptions = {}): Promise<ImageInfo> {
   options.signal?.throwIfAborted();
   await using session = new Session();
-  return await session.run(lookAt(session.graph, filename, options.format));
+  return await session.run(lookAt(session.graph, { filename, format: options.format }, options));
 }
 
 /**
@@ -42,25 +44,26 @@ export async function imageInfo(filename: string, options: ImageInfoOptions = {}
 export async function imageChainInfo(filename: string, options: ImageInfoOptions = {}): Promise<ImageInfo[]> {
   options.signal?.throwIfAborted();
   await using session = new Session({ allowBacking: options.allowBacking ?? [] });
-  return await session.run(lookAtChain(session.graph, filename, options.format));
+  return await session.run(lookAtChain(session.graph, { filename, format: options.format }, options));
 }
 
-function* lookAt(graph: Graph, filename: string, format: string | undefined): Co<ImageInfo> {
-  const node = yield* openAlone(graph, { filename, format });
-  const info = nodeImageInfo(node, filename);
+function* lookAt(graph: Graph, image: ImageName, { forceShare }: ImageInfoOptions): Co<ImageInfo> {
+  const node = yield* openAlone(graph, image, forceShare);
+  const info = nodeImageInfo(node, image.filename);
   yield* graph.remove(node.name);
   return info;
 }
 
-function* lookAtChain(graph: Graph, root: string, format: string | undefined): Co<ImageInfo[]> {
+function* lookAtChain(graph: Graph, top: ImageName, { forceShare }: ImageInfoOptions): Co<ImageInfo[]> {
+  const root = top.filename;
   const infos: ImageInfo[] = [];
   const seen = new Set<string>();
   // The name that people see and the file that is opened differ: the policy follows symbolic links.
   let shown = root;
-  let image: ImageName | undefined = { filename: root, format };
+  let image: ImageName | undefined = top;
   while (image !== undefined) {
     const { filename }: ImageName = image;
-    const node: BlockNode = yield* openAlone(graph, image);
+    const node: BlockNode = yield* openAlone(graph, image, forceShare);
     const identity = node.children.file?.driver.identity;
     if (identity !== undefined && seen.has(identity))
       throw new BlockError("EINVAL", `Backing file '${shown}' creates an infinite loop.`, { path: filename });

@@ -11,6 +11,8 @@ export interface OpenDiskOptions {
   readonly options?: OptionRecord;
   /** Default false. */
   readonly readOnly?: boolean;
+  /** Opens it although another program may be writing it; only with `readOnly`. Default false. */
+  readonly forceShare?: boolean;
   /**
    * Folders in which, or below which, images may have backing files. Always allowed is the folder of the image that is
    * opened, and what lies below it.
@@ -26,18 +28,21 @@ export interface OpenDiskOptions {
 
 /**
  * Opens an image with its backing chain.
- * @throws {BlockError} ENOENT, EACCES and the like for files, EACCES for a backing file that is not allowed, EINVAL and
- *   ENOTSUP for what is no valid image; the signal's reason when it is aborted first.
+ * @throws {BlockError} ENOENT, EACCES and the like for files, EAGAIN for an image that another program is using, EACCES
+ *   for a backing file that is not allowed, EINVAL and ENOTSUP for what is no valid image; the signal's reason when it is
+ *   aborted first.
  */
 export async function openDisk(filename: string, options: OpenDiskOptions = {}): Promise<Disk> {
-  const { format, options: imageOptions, readOnly = false, allowBacking = [], workers, signal } = options;
+  const { format, options: imageOptions, readOnly = false, forceShare = false } = options;
+  const { allowBacking = [], workers, signal } = options;
   signal?.throwIfAborted();
   const session = new Session({ allowBacking, ...(workers === undefined ? {} : { workers }) });
   try {
     const ready = workers === undefined ? undefined : session.warmUp(workers);
     // When opening fails, that is what the caller hears of.
     ready?.catch(() => {});
-    const node = await session.run(openChain(session.graph, { filename, format, options: imageOptions }, { readOnly }));
+    const name = { filename, format, options: imageOptions };
+    const node = await session.run(openChain(session.graph, name, { readOnly, forceShare }));
     await ready;
     signal?.throwIfAborted();
     return new Disk(session, node, filename);

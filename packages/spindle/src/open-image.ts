@@ -15,6 +15,8 @@ export interface ImageName {
 
 export interface OpenImageOptions {
   readonly readOnly: boolean;
+  /** Other programs may write it meanwhile; only for reading. */
+  readonly forceShare?: boolean | undefined;
   /** Flushes do nothing. */
   readonly noFlush?: boolean;
   /** What the image leaves to its backing file reads as zeros: no chain is opened. */
@@ -34,18 +36,19 @@ export function* openChain(graph: Graph, name: ImageName, options: OpenImageOpti
  * Opens an image and nothing that it names, read-only: all that a look at an image needs that nobody trusts yet.
  * @throws {BlockError} that names the file.
  */
-export function* openAlone(graph: Graph, name: ImageName): Co<BlockNode> {
-  return yield* openChain(graph, name, { readOnly: true, alone: true });
+export function* openAlone(graph: Graph, name: ImageName, forceShare = false): Co<BlockNode> {
+  return yield* openChain(graph, name, { readOnly: true, forceShare, alone: true });
 }
 
 function* openNode(graph: Graph, name: ImageName, options: OpenImageOptions): Co<BlockNode> {
   const { filename, format } = name;
-  const { readOnly, noFlush, alone } = options;
+  const { readOnly, forceShare = false, noFlush, alone } = options;
   if (format !== undefined) checkFormat(graph, format);
   const cache = noFlush === true ? { cache: { "no-flush": true } } : {};
   const given: OptionRecord = name.options ?? { file: { driver: "file", filename } };
   const told = format === undefined ? {} : { driver: format };
-  const node: OptionRecord = { "read-only": readOnly, ...told, ...withFileOptions(given, cache) };
+  const access = { "read-only": readOnly, "force-share": forceShare };
+  const node: OptionRecord = { ...access, ...told, ...withFileOptions(given, cache) };
   if (alone !== true) return yield* node["driver"] === undefined ? graph.openProbed(node) : graph.open(node);
   const driver = node["driver"] ?? (yield* probeFormat(graph, node["file"] as OptionRecord));
   const definition = graph.registry.get(String(driver));

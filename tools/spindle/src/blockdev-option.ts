@@ -4,7 +4,7 @@
  */
 
 import { parseSize } from "@spindle/base";
-import type { DriverRegistry, OptionRecord, OptionType } from "@spindle/block";
+import { COMMON_OPTIONS, type DriverRegistry, type OptionRecord, type OptionType } from "@spindle/block";
 import { UsageError } from "./command.ts";
 import { parsePairs } from "./key-value.ts";
 
@@ -70,12 +70,12 @@ function emptyTree(): Tree {
 /** One node's options; its driver says of which types they are. What it does not know is left for it to refuse. */
 function typedNode(tree: Tree, registry: DriverRegistry): OptionRecord {
   const { driver } = tree;
-  const known = typeof driver === "string" && registry.names().includes(driver) ? registry.get(driver).options : {};
+  const own = typeof driver === "string" && registry.names().includes(driver) ? registry.get(driver).options : {};
+  const known: Readonly<Record<string, OptionType>> = { ...own, ...COMMON_OPTIONS };
   const entries = Object.entries(tree).map(([key, value]): [string, unknown] => {
     if ((key === "file" || key === "backing") && typeof value === "object") return [key, typedNode(value, registry)];
     if (key === "backing" && value === "") return [key, null];
-    const type = key === "read-only" ? "boolean" : Object.hasOwn(known, key) ? known[key] : undefined;
-    return [key, typedValue(key, value, type)];
+    return [key, typedValue(key, value, Object.hasOwn(known, key) ? known[key] : undefined)];
   });
   return Object.fromEntries(entries);
 }

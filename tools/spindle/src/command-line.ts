@@ -32,7 +32,7 @@ export function reportFailure(error: unknown, commandName = ""): number {
     return EXIT_FAILURE;
   }
   if (isBlockError(error)) {
-    complain(error.message);
+    complain(error.message, error.context.hint);
     return EXIT_FAILURE;
   }
   const text = error instanceof Error ? `${error.name}: ${error.message}` : String(error);

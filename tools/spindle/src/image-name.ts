@@ -3,7 +3,7 @@
  * format that nobody tells is found out by looking at the first bytes.
  */
 import { BlockError, type Co, encodeUtf8 } from "@spindle/base";
-import type { BlockNode, DriverRegistry, Graph, OptionRecord } from "@spindle/block";
+import type { BlockNode, DriverRegistry, Graph, OpenImageOptions, OptionRecord } from "@spindle/block";
 import { JsonReader } from "@spindle/monitor";
 import { driverRegistry, type ImageName as LibraryImageName } from "spindle";
 import { flattenOptions, nodeOptions } from "./blockdev-option.ts";
@@ -45,10 +45,12 @@ function parseJson(text: string): Readonly<Record<string, unknown>> {
   throw new BlockError("EINVAL", "Invalid JSON object given");
 }
 
+export type ImageAccess = Pick<OpenImageOptions, "readOnly" | "forceShare">;
+
 /** Opens an image and the chain below it. @throws {BlockError} with QEMU's text where it has one. */
-export function* openByName(graph: Graph, { filename, pairs }: ImageName, readOnly: boolean): Co<BlockNode> {
-  if (filename !== undefined && pairs.length === 0) return yield* graph.openImage(filename, undefined, readOnly);
-  const options = withReadOnly(imageNodeOptions({ filename, pairs }, graph.registry), readOnly);
+export function* openByName(graph: Graph, { filename, pairs }: ImageName, access: ImageAccess): Co<BlockNode> {
+  if (filename !== undefined && pairs.length === 0) return yield* graph.openImage(filename, access);
+  const options = withAccess(imageNodeOptions({ filename, pairs }, graph.registry), access);
   return yield* options["driver"] === undefined ? graph.openProbed(options) : graph.open(options);
 }
 
@@ -87,6 +89,6 @@ function withFileDriver(pairs: ImageName["pairs"]): ImageName["pairs"] {
   return [...pairs, ...missing.map((parent): [string, string] => [`${parent}driver`, "file"])];
 }
 
-function withReadOnly(options: OptionRecord, readOnly: boolean): OptionRecord {
-  return readOnly ? { ...options, "read-only": true } : options;
+function withAccess(options: OptionRecord, { readOnly, forceShare }: ImageAccess): OptionRecord {
+  return { ...options, ...(readOnly ? { "read-only": true } : {}), ...(forceShare ? { "force-share": true } : {}) };
 }

@@ -12,7 +12,7 @@ export const OUTPUT = {
   help: "how to print (default: human)",
 } as const;
 
-export const FORCE_SHARE = { short: "U", help: "accepted for qemu-img's sake: no locks are taken" } as const;
+export const FORCE_SHARE = { short: "U", help: "open it although another program may be writing it" } as const;
 
 export const ALLOW_BACKING = {
   value: "FOLDER",

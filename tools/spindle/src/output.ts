@@ -20,7 +20,9 @@ export async function print(text: string): Promise<void> {
   }
 }
 
-/** One line on standard error, with the program's name in front. */
-export function complain(message: string): void {
-  process.stderr.write(`${programName()}: ${message.replace(/\s*\n\s*/g, " ")}\n`);
+/** One line on standard error, with the program's name in front; what the user may do about it stands on the next. */
+export function complain(message: string, hint?: string): void {
+  process.stderr.write(
+    `${programName()}: ${message.replace(/\s*\n\s*/g, " ")}\n${hint === undefined ? "" : `${hint}\n`}`,
+  );
 }

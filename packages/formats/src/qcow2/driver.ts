@@ -167,6 +167,7 @@ export const qcow2Format: DriverDefinition = {
   kind: "format",
   supportsBacking: true,
   supportsCompression: true,
+  ownsFile: true,
   options: {},
   probe(head) {
     const isQcow = head.length >= 8 && new DataView(head.buffer, head.byteOffset).getUint32(0) === QCOW2_MAGIC;

@@ -31,7 +31,7 @@ export const compare: Command = defineCommand({
     const disks = await openBoth(
       { filename: first, format: values.format },
       { filename: second, format: values["second-format"] },
-      values["allow-backing"],
+      { allowBacking: values["allow-backing"], forceShare: values["force-share"] },
     );
     if (disks === undefined) return EXIT_COMPARE_OPEN;
     await using one = disks[0];
@@ -57,18 +57,21 @@ interface Image {
   readonly format: string | undefined;
 }
 
-async function openBoth(one: Image, other: Image, allowBacking: readonly string[]): Promise<[Disk, Disk] | undefined> {
+async function openBoth(
+  one: Image,
+  other: Image,
+  common: { readonly allowBacking: readonly string[]; readonly forceShare: boolean },
+): Promise<[Disk, Disk] | undefined> {
   const opened: Disk[] = [];
   try {
     for (const { filename, format } of [one, other])
-      opened.push(
-        await openDisk(filename, { readOnly: true, allowBacking, ...(format === undefined ? {} : { format }) }),
-      );
+      opened.push(await openDisk(filename, { readOnly: true, ...common, ...(format === undefined ? {} : { format }) }));
     return opened as [Disk, Disk];
   } catch (error) {
     for (const disk of opened) await disk.close();
     if (!isBlockError(error)) throw error;
-    complain((error as BlockError).message);
+    const { message, context } = error as BlockError;
+    complain(message, context.hint);
     return undefined;
   }
 }

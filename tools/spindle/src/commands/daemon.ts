@@ -1,7 +1,13 @@
 /** `spindle daemon`: opens a graph of images, and takes commands over QMP and HMP until it is told to end. */
 import { rmSync, writeFileSync } from "node:fs";
 import { BlockError } from "@spindle/base";
-import { type ByteConnection, listenUnix, standardConnection, type UnixListener } from "@spindle/host-node";
+import {
+  type ByteConnection,
+  listenUnix,
+  nodeEventLoop,
+  standardConnection,
+  type UnixListener,
+} from "@spindle/host-node";
 import { Monitor, type Session as MonitorSession, type WallClock } from "@spindle/monitor";
 import { Session } from "spindle";
 import { parseBlockdev } from "../blockdev-option.ts";
@@ -74,6 +80,8 @@ async function serve(session: Session, { blockdevs, places, pidfile }: Service):
     onQuit: end,
   });
   const listeners: UnixListener[] = [];
+  // Neither a signal to come nor a monitor whose client has gone keeps the process alive.
+  const letGo = nodeEventLoop().keepAlive();
   try {
     for (const { language, place } of places) {
       const accept = (connection: ByteConnection): void => {
@@ -89,6 +97,7 @@ async function serve(session: Session, { blockdevs, places, pidfile }: Service):
     for (const listener of listeners) await listener.close();
     if (pidfile !== undefined) rmSync(pidfile, { force: true });
     process.stdin.destroy();
+    letGo();
   }
 }
 

@@ -23,9 +23,10 @@ export const info: Command = defineCommand({
   async run(values, [filename = ""]) {
     const { format, output } = values;
     const chain = values["backing-chain"];
+    const options = { format, forceShare: values["force-share"] };
     const infos = chain
-      ? await imageChainInfo(filename, { format, allowBacking: values["allow-backing"] })
-      : [await imageInfo(filename, { format })];
+      ? await imageChainInfo(filename, { ...options, allowBacking: values["allow-backing"] })
+      : [await imageInfo(filename, options)];
     if (output === "json") await print(`${prettyJson(chain ? infos : infos[0])}\n`);
     else await print(infos.map(humanInfo).join("\n"));
     return EXIT_OK;

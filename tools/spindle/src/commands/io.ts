@@ -54,6 +54,7 @@ export const io: Command = defineCommand({
 
 interface ModeOptions {
   readonly "read-only": boolean;
+  readonly "force-share": boolean;
   readonly snapshot: boolean;
   readonly nocache: boolean;
   readonly "copy-on-read": boolean;
@@ -65,7 +66,8 @@ interface ModeOptions {
 /** @throws {UsageError} when it contradicts itself. */
 function openMode(values: ModeOptions): OpenMode {
   const { snapshot, nocache, cache, discard, aio } = values;
-  let mode = { ...DEFAULT_MODE, readOnly: values["read-only"], snapshot, copyOnRead: values["copy-on-read"] };
+  const { "read-only": readOnly, "force-share": forceShare, "copy-on-read": copyOnRead } = values;
+  let mode = { ...DEFAULT_MODE, readOnly, forceShare, snapshot, copyOnRead };
   if (nocache) mode = cacheMode(mode, "none");
   if (cache !== undefined) mode = cacheMode(mode, cache);
   if (discard !== undefined) mode = discardMode(mode, discard);

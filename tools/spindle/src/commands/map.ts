@@ -24,7 +24,7 @@ export const map: Command = defineCommand({
     const offset = sizeOption("start offset", values["start-offset"]) ?? 0;
     const length = sizeOption("max length", values["max-length"]);
     const rest = { ...(format === undefined ? {} : { format }), allowBacking: values["allow-backing"] };
-    await using disk = await openDisk(filename, { ...rest, readOnly: true });
+    await using disk = await openDisk(filename, { ...rest, readOnly: true, forceShare: values["force-share"] });
     const runs = disk.map({ offset, ...(length === undefined ? {} : { length }) });
     await (output === "json" ? printJson(runs, offset) : printHuman(runs));
     return EXIT_OK;

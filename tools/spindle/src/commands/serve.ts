@@ -69,6 +69,8 @@ async function serveImage({ session, filename, path, values, signal }: Service):
   // What a guest writes to the start of a raw disk could make the file look like an image that names other files.
   if (values.format === undefined && node.driver.name === "raw" && !readOnly)
     throw new UsageError(`'${filename}' looks raw, and a guest could make it look otherwise: say -f raw`);
+  // A guest keeps in memory what its file systems hold: nobody else may write there.
+  await session.run(node.claim({ write: !readOnly, resize: false, exclusive: true }));
   const { threads, thread, runner } = session;
   const server = await VhostUserServer.start({
     node,

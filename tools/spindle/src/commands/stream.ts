@@ -68,7 +68,7 @@ export const stream: Command = defineCommand({
       if ((streamed ?? closed) !== undefined) throw streamed ?? closed;
     });
     if (failure === undefined) return EXIT_OK;
-    complain(failure.message);
+    complain(failure.message, failure.context.hint);
     return signals.received === undefined ? EXIT_FAILURE : signalExitCode(signals.received);
   },
 });

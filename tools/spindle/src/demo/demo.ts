@@ -175,8 +175,8 @@ class Demo {
     this.#progress.say("opening the overlay again and verifying every sector");
     const { format, guests } = this.#options;
     await using session = new Session({ allowBacking: [dirname(this.#base), this.#folder] });
-    const overlay = await session.run(session.graph.openImage(this.#overlay, "qcow2", true));
-    const base = await session.run(session.graph.openImage(this.#base, format, true));
+    const overlay = await session.run(session.graph.openImage(this.#overlay, { format: "qcow2", readOnly: true }));
+    const base = await session.run(session.graph.openImage(this.#base, { format, readOnly: true }));
     const wrong: string[] = [];
     const { statistics, states } = machine;
     const observer = {

@@ -52,7 +52,7 @@ const graph = new Graph({
   backingPolicy: new HostBackingPolicy({ allowedFolders: data.base.allowBacking }),
   createTracker: () => new RangeLock(RangeLock.create(), thread),
 });
-const base = runner.run(graph.openImage(data.base.filename, data.base.format, true));
+const base = runner.run(graph.openImage(data.base.filename, { format: data.base.format, readOnly: true }));
 try {
   runner.run(workload(base).run());
 } finally {

@@ -10,6 +10,8 @@ function withOption(mode: OpenMode, letter: string, value: string): OpenMode {
   switch (letter) {
     case "r":
       return { ...mode, readOnly: true };
+    case "U":
+      return { ...mode, forceShare: true };
     case "s":
       return { ...mode, snapshot: true };
     case "C":
@@ -43,7 +45,7 @@ export const open: ShellCommand = {
     "-r  read-only",
     "-s  write to a file that is gone afterwards",
     "-t  cache mode: none, writethrough, writeback, directsync or unsafe",
-    "-U  accepted: no locks are taken",
+    "-U  open it although another program may be writing it; only with -r",
   ],
   leastArguments: 1,
   mostArguments: Number.POSITIVE_INFINITY,

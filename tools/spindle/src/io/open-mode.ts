@@ -3,6 +3,8 @@ import { CommandFailure } from "./io-command.ts";
 
 export interface OpenMode {
   readonly readOnly: boolean;
+  /** Another program may be writing the image. */
+  readonly forceShare: boolean;
   /** Writes go to a file that is gone when the image is closed. */
   readonly snapshot: boolean;
   readonly copyOnRead: boolean;
@@ -14,6 +16,7 @@ export interface OpenMode {
 
 export const DEFAULT_MODE: OpenMode = {
   readOnly: false,
+  forceShare: false,
   snapshot: false,
   copyOnRead: false,
   writethrough: true,
