@@ -22,7 +22,7 @@ const OPTIONS = {
   serial: { value: "TEXT", help: `what the disk calls itself, up to ${SERIAL_BYTES_MAX} bytes` },
   "poll-us": {
     value: "N",
-    help: "microseconds for which an idle queue is looked at before its thread sleeps (default: 32; 0 for never)",
+    help: "microseconds that an idle queue is polled (default: 32; 0 for never)",
   },
   stream: { help: "fill the image from its backing chain while it is in use, and drop the chain" },
   "allow-backing": ALLOW_BACKING,
