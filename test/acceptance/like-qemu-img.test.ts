@@ -31,7 +31,7 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
     img("convert", "-O", "qcow2", "-o", "cluster_size=512,refcount_bits=1", "mid.qcow2", "small.qcow2");
     img("convert", "-O", "raw", "mid.qcow2", "flat.raw");
     img("create", "-f", "qcow2", "-o", "lazy_refcounts=on", "lazy.qcow2", "64M");
-    img("create", "-f", "qcow2", "huge.qcow2", "1P");
+    img("create", "-f", "qcow2", "huge.qcow2", "64T");
     img("create", "-f", "qcow2", "it's,a b.qcow2", "1M");
     img("create", "-u", "-f", "qcow2", "-b", "gone.raw", "-F", "raw", "orphan.qcow2", "1M");
     writeFileSync(scratch.path("odd.raw"), "x".repeat(1000));
