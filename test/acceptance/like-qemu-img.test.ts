@@ -34,6 +34,8 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
     img("create", "-f", "qcow2", "huge.qcow2", "64T");
     img("create", "-f", "qcow2", "it's,a b.qcow2", "1M");
     img("create", "-u", "-f", "qcow2", "-b", "gone.raw", "-F", "raw", "orphan.qcow2", "1M");
+    img("create", "-f", "qcow2", "kept.qcow2", "1M");
+    for (const name of ["first", "second"]) img("snapshot", "-c", name, "kept.qcow2");
     writeFileSync(scratch.path("odd.raw"), "x".repeat(1000));
     writeFileSync(scratch.path("empty.raw"), "");
     img("convert", "-O", "raw", "base.raw", "longer.raw");
@@ -47,9 +49,40 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
 
   const IMAGES = [
     ..."base.raw mid.qcow2 top.qcow2 v2.qcow2 long.qcow2 zlib.qcow2 zstd.qcow2 large.qcow2 small.qcow2".split(" "),
-    ..."lazy.qcow2 huge.qcow2 odd.raw empty.raw folder/far.qcow2".split(" "),
+    ..."lazy.qcow2 huge.qcow2 kept.qcow2 odd.raw empty.raw folder/far.qcow2".split(" "),
     "it's,a b.qcow2",
   ];
+
+  test.each(
+    [
+      ["-c one", "-c two", "-l", "-a one", "-d two", "-l"],
+      ["-c a.name.that.is.longer.than.its.column", "-l", "-a 1", "-d 1", "-a gone", "-d gone"],
+      ["-l", "-c x -d y", "-a x -l", ""],
+      ["-q -c one", "-c one", "-d one", "-l"],
+    ].map((steps): [string, string[]] => [steps.join("; "), steps]),
+  )("snapshot %s", async (_title, steps) => {
+    using own = new Scratch();
+    const outcomes: object[] = [];
+    for (const who of ["ours", "theirs"]) {
+      const image = `${who}.qcow2`;
+      own.tool("cp", scratch.path("mid.qcow2"), image);
+      own.tool("cp", scratch.path("base.raw"), "base.raw");
+      const all: object[] = [];
+      for (const step of steps) {
+        const words = ["snapshot", ...step.split(" ").filter((word) => word !== ""), image];
+        const outcome =
+          who === "ours"
+            ? spindle(["--as", "qemu-img", ...words], { cwd: own.folder })
+            : run([qemuImg as string, ...words], { cwd: own.folder });
+        const { stdout, stderr, code } = await outcome;
+        all.push({ stdout: stdout.replace(/\d{4}-\d\d-\d\d \d\d:\d\d:\d\d/g, "DATE"), stderr, code });
+      }
+      outcomes.push(all);
+    }
+    expect(outcomes[0]).toEqual(outcomes[1]);
+    own.tool(qemuImg as string, "check", "ours.qcow2");
+    own.tool(qemuImg as string, "compare", "-U", "ours.qcow2", "theirs.qcow2");
+  });
 
   test.each(
     [

@@ -13,6 +13,7 @@
 import type { Co } from "@spindle/base";
 import type { ClusterMap } from "./cluster-map.ts";
 import type { Extent } from "./extent.ts";
+import type { InternalSnapshots } from "./internal-snapshots.ts";
 import type { IoVector } from "./io-vector.ts";
 import type { StorageClaim } from "./storage-claim.ts";
 
@@ -96,6 +97,8 @@ export interface BlockDriver {
   changeBackingFile?(backing: BackingFile | null): Co<void>;
   /** What the image says of its backing file. */
   readonly backingFile?: BackingFile | null;
+  /** States of the disk that the image keeps inside of itself. */
+  readonly snapshots?: InternalSnapshots;
   /** Where the state of a machine stands that snapshots of it keep: behind the disk. */
   machineStateOffset?(): number;
   /** Facts for `info`, with qemu-img's JSON keys. */

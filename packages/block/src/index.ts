@@ -12,6 +12,7 @@ export { faultFilter } from "./filters/fault.ts";
 export { FilterDriver } from "./filters/filter-driver.ts";
 export { throttleFilter } from "./filters/throttle.ts";
 export { type BackingPolicy, Graph, type GraphOptions } from "./graph.ts";
+export type { InternalSnapshot, InternalSnapshots } from "./internal-snapshots.ts";
 export { IoVector } from "./io-vector.ts";
 export { BlockNode, type Children, type NodeOptions, type TrackedRange } from "./node.ts";
 export type { OpenImageOptions } from "./node-opener.ts";

@@ -39,6 +39,11 @@ export class QemuImages {
     return { code: status ?? -1, text: stdout + stderr };
   }
 
+  /** Repairs everything, twice: QEMU's own repair is not always done after one pass. */
+  repair(name: string): void {
+    for (let pass = 0; pass < 2; pass++) this.#spawn(qemuImg as string, ["check", "-r", "all", name]);
+  }
+
   /** What a guest sees of an image, as qemu-img tells it. */
   disk(name: string, ...options: string[]): Uint8Array {
     this.img("convert", ...options, "-O", "raw", name, "disk.raw");

@@ -3,7 +3,16 @@
  * guest's. Closing the disk cancels its jobs, waits for its requests, and closes the whole chain.
  */
 import { BlockError, type Co, isBlockError } from "@spindle/base";
-import { Backend, type BlockNode, type BlockRequest, IoVector, type Preallocation, skipFilters } from "@spindle/block";
+import {
+  Backend,
+  type BlockNode,
+  type BlockRequest,
+  type InternalSnapshot,
+  type InternalSnapshots,
+  IoVector,
+  type Preallocation,
+  skipFilters,
+} from "@spindle/block";
 import { type MapExtent, mapExtentAt, mergeExtents, namedLayers } from "./disk-map.ts";
 import { type ImageInfo, nodeImageInfo } from "./image-info.ts";
 import type { Session } from "./session.ts";
@@ -116,6 +125,32 @@ export class Disk implements AsyncDisposable {
     await this.#run(this.#backend.node.truncate(length, preallocation));
   }
 
+  /** The states of the disk that its image keeps inside of itself, in the image's order. */
+  snapshots(): readonly InternalSnapshot[] {
+    this.#checkOpen();
+    return skipFilters(this.#backend.node).driver.snapshots?.list() ?? [];
+  }
+
+  /**
+   * Keeps the disk as it is now. Other requests wait meanwhile.
+   * @throws {BlockError} ENOTSUP when the format keeps no snapshots, EINVAL when a cluster would have too many users.
+   */
+  async createSnapshot(name: string): Promise<void> {
+    const now = Date.now();
+    const nanoseconds = (now % 1000) * 1_000_000;
+    await this.#changeSnapshots((snapshots) => snapshots.create(name, Math.floor(now / 1000), nanoseconds));
+  }
+
+  /** Makes the disk what it was, length and content. @throws {BlockError} ENOENT when no snapshot has this id. */
+  async applySnapshot(id: string): Promise<void> {
+    await this.#changeSnapshots((snapshots) => snapshots.apply(id));
+  }
+
+  /** Gives a snapshot up, and the space that nothing else uses. @throws {BlockError} ENOENT when none has this id. */
+  async removeSnapshot(id: string): Promise<void> {
+    await this.#changeSnapshots((snapshots) => snapshots.remove(id));
+  }
+
   /** The runs of the disk, one after the other, and where each stands in the chain. */
   async *map(options: MapOptions = {}): AsyncGenerator<MapExtent, void, void> {
     const { offset = 0, length = Math.max(0, this.length - offset), signal } = options;
@@ -180,6 +215,15 @@ export class Disk implements AsyncDisposable {
     } finally {
       await this.#session.close();
     }
+  }
+
+  async #changeSnapshots(change: (snapshots: InternalSnapshots) => Co<void>): Promise<void> {
+    const node = skipFilters(this.#backend.node);
+    const { snapshots } = node.driver;
+    if (snapshots === undefined)
+      throw new BlockError("ENOTSUP", `'${node.driver.name}' images keep no snapshots`, { node: node.name });
+    if (node.readOnly) throw new BlockError("EROFS", "Block node is read-only", { node: node.name });
+    await this.#run(node.exclusively(() => change(snapshots)));
   }
 
   #allocate(offset: number, length: number): Uint8Array {

@@ -43,6 +43,10 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
     summary: "make a disk longer or shorter",
     load: async () => (await import("./commands/resize.ts")).resize,
   },
+  snapshot: {
+    summary: "keep states of a disk inside of its image",
+    load: async () => (await import("./commands/snapshot.ts")).snapshot,
+  },
   stream: {
     summary: "fill an image from its backing chain, and drop the chain",
     load: async () => (await import("./commands/stream.ts")).stream,

@@ -7,6 +7,7 @@ import {
   type DriverDefinition,
   type Extent,
   type ImageInformation,
+  type InternalSnapshot,
   IoVector,
   type OpenRequest,
   type Preallocation,
@@ -33,6 +34,7 @@ import { readPadded } from "./padded-read.ts";
 import { readHeader } from "./read-header.ts";
 import { Refcounts } from "./refcount.ts";
 import { resizeImage } from "./resize.ts";
+import { Qcow2Snapshots, type SnapshotParts } from "./snapshot.ts";
 import { WriteBack } from "./write-back.ts";
 
 const HEADER_AUTOCLEAR = 88;
@@ -43,18 +45,27 @@ class Qcow2Driver implements BlockDriver {
   readonly requestAlignment = 1;
   readonly clusterSize: number;
   readonly clusters: Qcow2ClusterMap;
+  readonly snapshots: Qcow2Snapshots;
   readonly #state: ImageState;
   readonly #image: ClusterImage;
   readonly #writeBack: WriteBack;
   readonly #readOnly: boolean;
 
-  constructor(state: ImageState, readOnly: boolean) {
+  private constructor(parts: SnapshotParts, snapshots: Qcow2Snapshots, readOnly: boolean) {
+    const { state } = parts;
     this.#state = state;
     this.#readOnly = readOnly;
     this.clusterSize = state.clusterSize;
-    this.#writeBack = new WriteBack(state);
-    this.clusters = new Qcow2ClusterMap(state, this.#writeBack);
+    this.#writeBack = parts.writeBack;
+    this.clusters = parts.map;
+    this.snapshots = snapshots;
     this.#image = new ClusterImage(this.clusters, state.children, () => state.header.size);
+  }
+
+  static *open(state: ImageState, readOnly: boolean): Co<Qcow2Driver> {
+    const writeBack = new WriteBack(state);
+    const parts = { state, writeBack, map: new Qcow2ClusterMap(state, writeBack) };
+    return new Qcow2Driver(parts, yield* Qcow2Snapshots.open(parts), readOnly);
   }
 
   get compression(): CompressionType {
@@ -154,12 +165,30 @@ class Qcow2Driver implements BlockDriver {
       "cluster-size": this.clusterSize,
       "dirty-flag": (header.incompatible & QCOW2_INCOMPAT_DIRTY) !== 0n,
       "format-specific": { type: "qcow2", data },
+      ...(this.snapshots.list().length === 0 ? {} : { snapshots: this.snapshots.list().map(snapshotInformation) }),
     };
   }
 
   shareableOptions(): Readonly<Record<string, unknown>> {
     return {};
   }
+}
+
+const NANOSECONDS = 1_000_000_000n;
+
+/** With qemu-img's JSON keys. */
+function snapshotInformation(snapshot: InternalSnapshot): Readonly<Record<string, string | number>> {
+  const { id, name, machineClock, instructions } = snapshot;
+  return {
+    id,
+    name,
+    "vm-state-size": snapshot.machineStateSize,
+    "date-sec": snapshot.dateSeconds,
+    "date-nsec": snapshot.dateNanoseconds,
+    "vm-clock-sec": Number(machineClock / NANOSECONDS),
+    "vm-clock-nsec": Number(machineClock % NANOSECONDS),
+    ...(instructions === undefined ? {} : { icount: Number(instructions) }),
+  };
 }
 
 export const qcow2Format: DriverDefinition = {
@@ -179,7 +208,7 @@ export const qcow2Format: DriverDefinition = {
     if (!request.readOnly) checkWritable(header);
     const state = yield* openState(request, header);
     if (!request.readOnly) yield* clearAutoclear(file, header);
-    return new Qcow2Driver(state, request.readOnly);
+    return yield* Qcow2Driver.open(state, request.readOnly);
   },
   create: createQcow2,
   check: checkQcow2,

@@ -184,6 +184,12 @@ export class Qcow2ClusterMap implements ClusterMap {
     }
   }
 
+  /** What stood compressed somewhere may have been given up. */
+  forgetCompressed(): void {
+    this.#compressed.forget();
+    this.#compressor.forget();
+  }
+
   flush(): Co<void> {
     return this.#writeBack.flush();
   }

@@ -62,6 +62,12 @@ export class TableCache {
     if (this.#last === table) this.#last = undefined;
   }
 
+  /** Forgets all tables, of which none is changed. */
+  clear(): void {
+    this.#tables.clear();
+    this.#last = undefined;
+  }
+
   markDirty(table: CachedTable): void {
     table.dirty = true;
     this.#dirty.add(table);

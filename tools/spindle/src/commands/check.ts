@@ -16,7 +16,8 @@ export const check: Command = defineCommand({
   name: "check",
   operands: "FILE",
   operandCount: { least: 1, most: 1, otherwise: "Expecting one image file name" },
-  about: "Checks and repairs an image. Exit code: 0 sound, 1 not checked, 2 corrupt, 3 leaks, 63 the format has no check.",
+  about:
+    "Checks and repairs an image. Exit code: 0 sound, 1 not checked, 2 corrupt, 3 leaks, 63 the format has no check.",
   options: {
     format: FORMAT,
     output: OUTPUT,

@@ -7,6 +7,7 @@ import { EXIT_OK } from "../exit-codes.ts";
 import { ALLOW_BACKING, FORCE_SHARE, FORMAT, OUTPUT } from "../image-options.ts";
 import { print } from "../output.ts";
 import { prettyJson } from "../pretty-json.ts";
+import { snapshotLines } from "../snapshot-list.ts";
 
 export const info: Command = defineCommand({
   name: "info",
@@ -41,6 +42,7 @@ function humanInfo(image: ImageInfo): string {
   if (image["cluster-size"] !== undefined) lines.push(`cluster_size: ${image["cluster-size"]}`);
   if (image["dirty-flag"] === true) lines.push("cleanly shut down: no");
   lines.push(...backingLines(image));
+  lines.push(...snapshotLines(image.snapshots ?? []));
   const specific = image["format-specific"];
   if (specific !== undefined) lines.push("Format specific information:", ...dictionaryLines(specific.data, "    "));
   return `${lines.join("\n")}\n`;

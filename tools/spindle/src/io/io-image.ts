@@ -3,7 +3,7 @@
  * memory again and again, and long reads come in pieces.
  */
 import { BlockError, type Co } from "@spindle/base";
-import { type BlockNode, type Extent, IoVector, skipFilters } from "@spindle/block";
+import { type BlockNode, type Extent, IoVector, type Preallocation, skipFilters } from "@spindle/block";
 import type { Session } from "spindle";
 import { type ImageName, openByName } from "../image-name.ts";
 import type { OpenMode } from "./open-mode.ts";
@@ -107,8 +107,8 @@ export class IoImage {
     return this.#session.run(this.node.flush());
   }
 
-  truncate(length: number): Promise<void> {
-    return this.#session.run(this.node.truncate(length));
+  truncate(length: number, preallocation: Preallocation): Promise<void> {
+    return this.#session.run(this.node.truncate(length, preallocation));
   }
 
   /** What the image itself says of a range; a length of 0 beyond its end. */

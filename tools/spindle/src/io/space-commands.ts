@@ -1,5 +1,6 @@
 /** `discard`, `flush`, `aio_flush` and `truncate`. */
 import { isBlockError } from "@spindle/base";
+import type { Preallocation } from "@spindle/block";
 import { errnoText } from "@spindle/jobs";
 import { CommandFailure, CommandMisuse, type ImageCommand } from "./io-command.ts";
 import { ioSize, REQUEST_BYTES_MAX } from "./io-number.ts";
@@ -56,7 +57,7 @@ export const aioFlush: ImageCommand = {
   run: (_call, image) => image.drain(),
 };
 
-const PREALLOCATION_MODES = ["off", "metadata", "falloc", "full"];
+const PREALLOCATION_MODES: readonly Preallocation[] = ["off", "metadata", "falloc", "full"];
 
 export const truncate: ImageCommand = {
   name: "truncate",
@@ -68,17 +69,18 @@ export const truncate: ImageCommand = {
   letters: "m:",
   needs: "writable image",
   async run({ options, operands }, image) {
+    let preallocation: Preallocation = "off";
     for (const [, mode] of options) {
-      if (!PREALLOCATION_MODES.includes(mode))
-        throw new CommandFailure(`Invalid preallocation mode '${mode}'`, "report");
-      if (mode !== "off") throw new CommandFailure(`Unsupported preallocation mode '${mode}'`, "report");
+      const known = PREALLOCATION_MODES.find((one) => one === mode);
+      if (known === undefined) throw new CommandFailure(`Invalid preallocation mode '${mode}'`, "report");
+      preallocation = known;
     }
     const [lengthText] = operands;
     if (lengthText === undefined) throw new CommandMisuse();
     const length = ioSize(lengthText);
     if (!Number.isSafeInteger(length)) throw new CommandFailure("The new size is too large", "report");
     try {
-      await image.truncate(length);
+      await image.truncate(length, preallocation);
     } catch (error) {
       if (!isBlockError(error)) throw error;
       throw new CommandFailure(`${error.message}`, "report");
