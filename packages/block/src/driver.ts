@@ -93,6 +93,8 @@ export interface BlockDriver {
   writeCompressed?(offset: number, vector: IoVector): Co<void>;
   /** Gives back space that an earlier crash has leaked; nothing else is in flight. Returns the number of clusters. */
   reclaimLeaks?(): Co<number>;
+  /** Gives up all content, so that the backing file shows through everywhere; nothing else is in flight. */
+  makeEmpty?(): Co<void>;
   /** Records another backing file in the image, durable when it ends; null for none. */
   changeBackingFile?(backing: BackingFile | null): Co<void>;
   /** What the image says of its backing file. */

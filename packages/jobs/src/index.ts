@@ -22,6 +22,7 @@ export type {
 export { JobRegistry, type JobRegistryOptions } from "./job-registry.ts";
 export type { JobStatus, JobVerb } from "./job-state.ts";
 export { attributed, LocalCopier } from "./local-copier.ts";
+export { copyDifferences, type RebaseRequest } from "./rebase.ts";
 export { type StreamContext, startStream } from "./stream.ts";
 export type { StreamOptions } from "./stream-options.ts";
 export { zeroRuns } from "./zero-runs.ts";

@@ -100,7 +100,10 @@ describe("a conversion", () => {
 
 describe("sources one behind the other", () => {
   it("are whole sectors each", () => {
-    const source = new JoinedSource([diskOf(new Uint8Array(1000).fill(1)), diskOf(new Uint8Array(1).fill(2))], false);
+    const source = new JoinedSource(
+      [diskOf(new Uint8Array(1000).fill(1)), diskOf(new Uint8Array(1).fill(2))],
+      () => null,
+    );
     expect(source.length).toBe(1536);
     const bytes = new Uint8Array(1536).fill(9);
     run(source.read(0, bytes));

@@ -105,7 +105,9 @@ function* convertIn(
     sources,
     target: node,
     targetIsZero: backingNode === null && (!existing || options.targetIsZero === true),
-    ...(backingNode === null || options.backing === undefined ? {} : { backingLength: backingNode.length }),
+    ...(backingNode === null || options.backing === undefined
+      ? {}
+      : { leftTo: "backing" as const, backingLength: backingNode.length }),
     ...(createCompressor === undefined ? {} : { createCompressor }),
     sparseBytes: options.sparseBytes ?? SPARSE_BYTES_DEFAULT,
     inOrder: options.inOrder ?? true,

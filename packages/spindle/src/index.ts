@@ -1,5 +1,6 @@
 export { type CheckImageOptions, checkImage, type ImageCheck, NoCheckError } from "./check-image.ts";
 export { combinePath } from "./combine-path.ts";
+export { type CommitImageOptions, commitImage } from "./commit-image.ts";
 export { type ConvertedImage, type ConvertImageOptions, convertImage } from "./convert-image.ts";
 export { type CreatedImage, type CreateImageOptions, createImage } from "./create-image.ts";
 export {
@@ -15,6 +16,7 @@ export { driverRegistry } from "./driver-registry.ts";
 export { type ImageInfo, type ImageInfoOptions, imageChainInfo, imageInfo } from "./image-info.ts";
 export { type OpenDiskOptions, openDisk } from "./open-disk.ts";
 export { type ImageName, openChain } from "./open-image.ts";
+export { type RebaseImageOptions, rebaseImage } from "./rebase-image.ts";
 export { Session, type SessionOptions } from "./session.ts";
 export { StreamJob, type StreamJobOptions, type StreamResult } from "./stream-job.ts";
 export type { StreamProgress } from "./stream-progress.ts";

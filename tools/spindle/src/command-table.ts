@@ -39,6 +39,14 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
     summary: "read and write an image command by command",
     load: async () => (await import("./commands/io.ts")).io,
   },
+  commit: {
+    summary: "write what an image holds into an image below it",
+    load: async () => (await import("./commands/commit.ts")).commit,
+  },
+  rebase: {
+    summary: "put another backing file below an image",
+    load: async () => (await import("./commands/rebase.ts")).rebase,
+  },
   resize: {
     summary: "make a disk longer or shorter",
     load: async () => (await import("./commands/resize.ts")).resize,

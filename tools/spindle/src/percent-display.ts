@@ -13,3 +13,8 @@ export function percentDisplay(output: NodeJS.WritableStream): ProgressDisplay {
     result: (_progress, { outcome }) => void output.write(outcome === "completed" ? `${percentLine(1)}\n` : "\n"),
   };
 }
+
+/** The same for those who tell their bytes. */
+export function percentProgress(output: NodeJS.WritableStream): (done: number, size: number) => void {
+  return (done, size) => void output.write(percentLine(size === 0 ? 1 : done / size));
+}

@@ -33,7 +33,7 @@ import { collectMetadata, MetadataClusters } from "./metadata-clusters.ts";
 import { readPadded } from "./padded-read.ts";
 import { readHeader } from "./read-header.ts";
 import { Refcounts } from "./refcount.ts";
-import { resizeImage } from "./resize.ts";
+import { emptyImage, resizeImage } from "./resize.ts";
 import { Qcow2Snapshots, type SnapshotParts } from "./snapshot.ts";
 import { WriteBack } from "./write-back.ts";
 
@@ -114,6 +114,10 @@ class Qcow2Driver implements BlockDriver {
     const writeZeroes = (offset: number, count: number): Co<void> => this.#image.writeZeroes(offset, count, {});
     const parts = { state: this.#state, map: this.clusters, writeBack: this.#writeBack, writeZeroes };
     return resizeImage(parts, length, preallocation);
+  }
+
+  makeEmpty(): Co<void> {
+    return emptyImage({ state: this.#state, map: this.clusters, writeBack: this.#writeBack });
   }
 
   *changeBackingFile(backing: BackingFile | null): Co<void> {

@@ -101,7 +101,7 @@ function* growL1({ state, writeBack }: ResizeParts, length: number): Co<void> {
 }
 
 function* shrink({ state, map, writeBack }: ResizeParts, length: number): Co<void> {
-  const { clusterSize, file, allocator } = state;
+  const { clusterSize } = state;
   const from = alignUp(length, clusterSize);
   const to = alignUp(state.header.size, clusterSize);
   if (to > from) yield* map.forget(from, to - from);
@@ -110,6 +110,20 @@ function* shrink({ state, map, writeBack }: ResizeParts, length: number): Co<voi
   yield* writeBack.flush();
   yield* writeSize(state, length);
   state.header = { ...state.header, size: length };
+  yield* cutFile(state, writeBack);
+}
+
+/** Gives up all content of the disk. */
+export function* emptyImage({ state, map, writeBack }: Omit<ResizeParts, "writeZeroes">): Co<void> {
+  yield* writeBack.flush();
+  yield* map.forget(0, alignUp(state.header.size, state.clusterSize));
+  dropTables(state, 0);
+  yield* writeBack.flush();
+  yield* cutFile(state, writeBack);
+}
+
+/** Counts down what was given up, and gives the end of the file back that nothing uses any more. */
+function* cutFile({ allocator, clusterSize, file }: ImageState, writeBack: WriteBack): Co<void> {
   yield* writeBack.reclaimAll();
   yield* writeBack.flush();
   const end = (yield* allocator.endOfUse()) * clusterSize;

@@ -16,7 +16,7 @@ import {
   sleep,
   until,
 } from "@spindle/base";
-import { type BlockNode, type Environment, IoVector, type WriteFlags } from "@spindle/block";
+import { type BlockNode, backingOf, type Environment, IoVector, type WriteFlags } from "@spindle/block";
 import { errnoText } from "../errno-text.ts";
 import { RateLimit } from "../rate-limit.ts";
 import type { Compressor, CreateCompressor, PieceCompressor } from "./compressor.ts";
@@ -36,12 +36,22 @@ export interface ConvertRequest {
   readonly target: BlockNode;
   /** The target reads as zeros where nothing was written. */
   readonly targetIsZero: boolean;
-  /** The length of the target's backing file: what the source leaves to its own is left to this one. */
+  /** The part of the sources that is copied, to the start of the target; all of it when absent. */
+  readonly window?: { readonly start: number; readonly length: number };
+  /**
+   * What the sources leave to this image of their chain, and to what is below it, the target shows already; their own
+   * backing files, when it is `backing`.
+   */
+  readonly leftTo?: BlockNode | "backing";
+  /** The length of the target's backing file: beyond it the target shows zeros. */
   readonly backingLength?: number;
   /** Makes what compresses; the target's clusters are compressed then. */
   readonly createCompressor?: CreateCompressor;
-  /** Zeros of at least so many bytes are not stored; 0 stores everything. A multiple of 512. */
-  readonly sparseBytes: number;
+  /**
+   * Data that turns out to be zeros of at least so many bytes is not stored; 0 stores everything, also what the map tells to
+   * be zeros. A multiple of 512. Data is not looked at when absent.
+   */
+  readonly sparseBytes?: number;
   /** Pieces are written one behind the other. */
   readonly inOrder: boolean;
   /** Pieces that are read or written side by side. */
@@ -61,7 +71,9 @@ export interface ConvertRequest {
 /** @throws {BlockError} EINVAL when the target is too short, ENOTSUP when it cannot be compressed, and what I/O throws. */
 export function* convert(environment: Environment, request: ConvertRequest): Co<void> {
   const { target, createCompressor, depth } = request;
-  const source = new JoinedSource(request.sources, request.backingLength !== undefined);
+  const { leftTo = null } = request;
+  const baseOf = (node: BlockNode): BlockNode | null => (leftTo === "backing" ? backingOf(node) : leftTo);
+  const source = new JoinedSource(request.sources, baseOf, request.window);
   if (target.length < source.length) throw new BlockError("EINVAL", "output file is smaller than input file");
   if (createCompressor === undefined) return yield* new Conversion(environment, request, source).run(undefined);
   const { compression: kind, clusterSize } = target.driver;
@@ -193,7 +205,7 @@ class Conversion {
 
   *#plainWrites({ offset, length }: Piece, bytes: Uint8Array): Co<Co<void>[]> {
     const { target, sparseBytes } = this.#request;
-    if (sparseBytes === 0) return [target.write(offset, IoVector.of(bytes), this.#flags)];
+    if (sparseBytes === undefined || sparseBytes === 0) return [target.write(offset, IoVector.of(bytes), this.#flags)];
     // Clusters are stored as a whole, and each by one write: then they take their places in order.
     const unit = Math.max(2 ** Math.floor(Math.log2(sparseBytes)), target.driver.clusterSize);
     return sparseRuns(bytes.subarray(0, length), offset, unit, sparseBytes).flatMap(({ start, end, zero }) =>

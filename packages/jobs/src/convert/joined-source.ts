@@ -1,6 +1,6 @@
 /** The sources of a conversion as one disk: one behind the other, each rounded up to whole sectors. */
 import { alignUp, type Co, SECTOR_SIZE } from "@spindle/base";
-import { type BlockNode, backingOf, chainStatus, IoVector } from "@spindle/block";
+import { type BlockNode, chainStatus, IoVector } from "@spindle/block";
 
 /** What a run of the source is to its copy. */
 export type SourceKind =
@@ -25,33 +25,43 @@ export class JoinedSource {
   /** Bytes. */
   readonly length: number;
   readonly #parts: readonly Part[];
-  readonly #topOnly: boolean;
+  readonly #baseOf: (node: BlockNode) => BlockNode | null;
+  readonly #start: number;
 
-  /** @param topOnly what the sources leave to their backing files is left to the target's */
-  constructor(nodes: readonly BlockNode[], topOnly: boolean) {
+  /**
+   * @param baseOf the image of a source's chain from which on the content is left to the target's backing file
+   * @param window the part that counts; all of it when absent
+   */
+  constructor(
+    nodes: readonly BlockNode[],
+    baseOf: (node: BlockNode) => BlockNode | null,
+    window: { readonly start: number; readonly length: number } = { start: 0, length: Number.POSITIVE_INFINITY },
+  ) {
     let end = 0;
     this.#parts = nodes.map((node) => {
       const start = end;
       end += alignUp(node.length, SECTOR_SIZE);
       return { node, start, end };
     });
-    this.length = end;
-    this.#topOnly = topOnly;
+    this.length = Math.max(0, Math.min(end - window.start, window.length));
+    this.#start = window.start;
+    this.#baseOf = baseOf;
   }
 
-  /** The run that begins at `offset`, at most `length` long. */
-  *status(offset: number, length: number): Co<SourceRun> {
+  /** The run that begins at `at`, at most `length` long. */
+  *status(at: number, length: number): Co<SourceRun> {
+    const offset = at + this.#start;
     const { node, start, end } = this.#partAt(offset);
     const most = Math.min(length, end - offset);
     const inside = node.length - (offset - start);
     if (inside <= 0) return { kind: "zero", length: most };
-    const base = this.#topOnly ? backingOf(node) : null;
-    const extent = yield* chainStatus(node, base, offset - start, Math.min(most, inside));
+    const extent = yield* chainStatus(node, this.#baseOf(node), offset - start, Math.min(most, inside));
     const kind = extent.zero ? "zero" : extent.allocated ? "data" : "backing";
     return { kind, length: extent.length };
   }
 
-  *read(offset: number, into: Uint8Array): Co<void> {
+  *read(from: number, into: Uint8Array): Co<void> {
+    const offset = from + this.#start;
     for (let done = 0; done < into.length; ) {
       const { node, start, end } = this.#partAt(offset + done);
       const take = Math.min(into.length - done, end - offset - done);

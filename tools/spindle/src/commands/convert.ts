@@ -1,7 +1,7 @@
 /** `spindle convert`: copies what images show into a new one. */
 import { BlockError, isBlockError, MiB, parseSize } from "@spindle/base";
 import { type ConvertImageOptions, convertImage, type ImageName, type StreamProgress } from "spindle";
-import { CACHE_MODES, isCacheMode, targetCache } from "../cache-mode.ts";
+import { CACHE_MODES, type CacheMode, checkCacheModes, targetCache } from "../cache-mode.ts";
 import { type Command, defineCommand, numberOption, type OptionValues, UsageError } from "../command.ts";
 import { parseOptionLists } from "../create-options.ts";
 import { SignalWatch } from "../ending-signals.ts";
@@ -11,13 +11,11 @@ import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options
 import { complain } from "../output.ts";
 import { percentDisplay } from "../percent-display.ts";
 import { type ProgressDisplay, progressDisplay } from "../progress-display.ts";
+import { rateOption, SIZE_SUFFIXES } from "../rate-option.ts";
 
 const WORKERS_MAX = 32;
 const DEPTH_MAX = 16;
 const SPARSE_BYTES_MAX: number = 16 * MiB;
-
-const SUFFIXES =
-  "You may use k, M, G, T, P or E suffixes for kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.";
 
 const OPTIONS = {
   format: { ...FORMAT, help: "the sources' format (default: found by looking at them)" },
@@ -138,9 +136,7 @@ type CopyOptions = Omit<ConvertImageOptions, "format" | "options" | "backing">;
 
 function copyOptions(values: Values): CopyOptions {
   const { cache = "unsafe", quiet } = values;
-  const sourceCache = values["source-cache"] ?? "writeback";
-  if (!isCacheMode(cache)) throw new UsageError(`Invalid cache option: ${cache}`);
-  if (!isCacheMode(sourceCache)) throw new UsageError(`Invalid source cache option: ${sourceCache}`);
+  checkCacheModes(cache, values["source-cache"]);
   const workers = numberOption("number of workers", values.workers, 0, WORKERS_MAX);
   const sparseBytes = sparseOption(values.sparse);
   return {
@@ -150,7 +146,7 @@ function copyOptions(values: Values): CopyOptions {
     inOrder: !values["out-of-order"],
     depth: depthOption(values.depth),
     speed: rateOption(values.rate),
-    cache: targetCache(cache),
+    cache: targetCache(cache as CacheMode),
     ...(sparseBytes === undefined ? {} : { sparseBytes }),
     ...(workers === undefined ? {} : { workers }),
     ...(values.salvage ? { salvage: (sentence) => quiet || complain(`warning: ${sentence}`) } : {}),
@@ -159,7 +155,7 @@ function copyOptions(values: Values): CopyOptions {
 
 function sparseOption(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
-  const size = sizeOr(text, `Invalid buffer size for sparse output specified. ${SUFFIXES}`);
+  const size = sizeOr(text, `Invalid buffer size for sparse output specified. ${SIZE_SUFFIXES}`);
   if (size % 512 === 0 && size <= SPARSE_BYTES_MAX) return size;
   throw new UsageError(
     `Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to ${SPARSE_BYTES_MAX}. ` +
@@ -171,10 +167,6 @@ function depthOption(text = "8"): number {
   const depth = Number(text);
   if (/^\d+$/.test(text) && depth >= 1 && depth <= DEPTH_MAX) return depth;
   throw new UsageError(`Invalid number of coroutines. Allowed number of coroutines is between 1 and ${DEPTH_MAX}`);
-}
-
-function rateOption(text = "0"): number {
-  return sizeOr(text, `Invalid rate limit specified. ${SUFFIXES}`);
 }
 
 function sizeOr(text: string, otherwise: string): number {

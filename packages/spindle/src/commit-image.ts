@@ -1,0 +1,122 @@
+/** Writes what an image holds into an image below it: what `qemu-img commit` does. */
+import { realpathSync } from "node:fs";
+import { BlockError, type Co } from "@spindle/base";
+import { type BlockNode, chainOf, type Graph, type OptionRecord, skipFilters } from "@spindle/block";
+import { convert } from "@spindle/jobs";
+import { type ImageName, openChain } from "./open-image.ts";
+import { Session } from "./session.ts";
+
+const DEPTH = 8;
+
+export interface CommitImageOptions {
+  /** The image of the chain that is written to, by the name that the image above it has for it or by its path; the backing file when absent. */
+  readonly base?: string;
+  /** The image keeps its content, which the base has now too. Always so with `base`. */
+  readonly keep?: boolean;
+  /** Bytes per second; 0, the default, for no limit. */
+  readonly speed?: number;
+  /** Called with the bytes of the disk that are done, and its length. */
+  readonly progress?: (done: number, size: number) => void;
+  readonly allowBacking?: readonly string[];
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Nobody else may have the image or one below it open.
+ * @throws {BlockError} EINVAL when there is no such image below, and what opening, reading and writing throws; the image is
+ *   as it was then, and the base holds part of it.
+ */
+export async function commitImage(name: ImageName, options: CommitImageOptions = {}): Promise<void> {
+  options.signal?.throwIfAborted();
+  await using session = new Session({ allowBacking: options.allowBacking ?? [] });
+  await session.run(commitIn(session, name, options));
+}
+
+function* commitIn(session: Session, name: ImageName, options: CommitImageOptions): Co<void> {
+  const { graph, environment } = session;
+  const { signal, progress, speed = 0 } = options;
+  const plan = yield* planCommit(graph, name, options.base);
+  const target = yield* openChain(graph, plan.base, { readOnly: false });
+  const top = yield* graph.open(overTarget(plan.above, target.name));
+  if (target.length < top.length) yield* target.truncate(top.length);
+  yield* convert(environment, {
+    sources: [top],
+    target,
+    leftTo: target,
+    targetIsZero: false,
+    inOrder: true,
+    depth: DEPTH,
+    speed,
+    fua: false,
+    ...(progress === undefined ? {} : { progress: (done) => progress(done, top.length) }),
+    ...(signal === undefined ? {} : { canceled: () => signal.aborted }),
+  });
+  // The base must have it before the image lets go of it.
+  yield* target.flush();
+  if (options.keep === true || options.base !== undefined) return;
+  const image = skipFilters(top);
+  const { driver } = image;
+  if (driver.makeEmpty === undefined)
+    throw new BlockError("ENOTSUP", `Could not empty ${name.filename}: Operation not supported`);
+  const empty = driver.makeEmpty.bind(driver);
+  yield* image.exclusively(() => empty());
+}
+
+interface CommitPlan {
+  /** The images above the base, from the top down. */
+  readonly above: readonly NamedFile[];
+  readonly base: NamedFile;
+}
+
+interface NamedFile {
+  readonly filename: string;
+  readonly format: string;
+}
+
+/** Looks at the chain, and closes it again: the base is to be opened once, for writing. */
+function* planCommit(graph: Graph, name: ImageName, base: string | undefined): Co<CommitPlan> {
+  const top = yield* openChain(graph, name, { readOnly: true });
+  const layers = chainOf(top);
+  const index = base === undefined ? 1 : indexOf(layers, base, name.filename);
+  if (layers.length < 2) throw new BlockError("EINVAL", "Image does not have a backing file");
+  const files = layers.map((layer) => ({ filename: fileOf(layer), format: layer.driver.name }));
+  yield* graph.remove(top.name);
+  return { above: files.slice(0, index), base: files[index] as NamedFile };
+}
+
+function indexOf(layers: readonly BlockNode[], base: string, filename: string): number {
+  const path = realPath(base);
+  const index = layers.findIndex((layer, depth) => {
+    if (depth === 0) return false;
+    const isNamed = layers[depth - 1]?.driver.backingFile?.filename === base;
+    return isNamed || layer.filename === base || (path !== undefined && layer.filename === path);
+  });
+  if (index > 0) return index;
+  throw new BlockError("EINVAL", `Did not find '${base}' in the backing chain of '${filename}'`);
+}
+
+/** The options of the top and the images below it, down to the target, which is there. */
+function overTarget(above: readonly NamedFile[], target: string): OptionRecord {
+  return above.reduceRight<OptionRecord>(
+    (below, { filename, format }, depth) => ({
+      driver: format,
+      "read-only": depth > 0,
+      file: { driver: "file", filename },
+      backing: depth === above.length - 1 ? target : below,
+    }),
+    {},
+  );
+}
+
+function fileOf({ filename, name }: BlockNode): string {
+  if (filename === null) throw new BlockError("ENOTSUP", `node '${name}' has no file name to open it by`);
+  return filename;
+}
+
+function realPath(path: string): string | undefined {
+  try {
+    return realpathSync(path);
+  } catch {
+    return undefined;
+  }
+}
