@@ -1,6 +1,7 @@
 /** The device reads each word of the guest once: what it has checked is what it uses. */
 import { SyncRunner } from "@spindle/base";
 import { expect, test } from "vitest";
+import type { VirtioBlkOptions } from "../src/create-device.ts";
 import { VirtioBlkDevice } from "../src/device.ts";
 import { DeviceState } from "../src/device-state.ts";
 import { GuestMemory, GuestWindow } from "../src/guest-memory.ts";
@@ -57,6 +58,10 @@ class CountingWindow extends GuestWindow {
     this.#note(offset, 2);
     return this.#inner.loadU16(offset);
   }
+  override loadU32(offset: number): number {
+    this.#note(offset, 4);
+    return this.#inner.loadU32(offset);
+  }
   override setU8(offset: number, value: number): void {
     this.#inner.setU8(offset, value);
   }
@@ -69,6 +74,9 @@ class CountingWindow extends GuestWindow {
   override storeU16(offset: number, value: number): void {
     this.#inner.storeU16(offset, value);
   }
+  override storeU32(offset: number, value: number): void {
+    this.#inner.storeU32(offset, value);
+  }
 }
 
 interface Bench {
@@ -78,8 +86,8 @@ interface Bench {
 }
 
 /** A device whose queue is served through counting memory. */
-function bench(): Bench {
-  const guest = new OneThread({ queueSize: 16 });
+function bench(device: Partial<VirtioBlkOptions> = {}): Bench {
+  const guest = new OneThread({ queueSize: 16, device });
   guest.stopping = true;
   guest.poll();
   const memory = new CountingMemory(guest.device.memory);
@@ -146,6 +154,60 @@ test.each([
   else expect(range(segment, 512), "data").toEqual(new Array<number>(512).fill(0));
   // And it reads nothing that is not its business.
   expect(range(guest.spare + 700, 1), "status").toEqual([0]);
+});
+
+test.each([
+  ["a read", 0],
+  ["a write", 1],
+  ["a discard", 11],
+  ["a write zeroes", 13],
+])("on a packed ring %s reads every descriptor, the header and the segment exactly once", (_, type) => {
+  const { guest, memory, served } = bench({ packed: true });
+  const ring = guest.packedRing();
+  const { descriptorAddress } = guest.plans[0]!.layout;
+  const [header, segment, status, table] = [3, 100, 700, 4096].map((offset) => guest.spare + offset) as [
+    number,
+    number,
+    number,
+    number,
+  ];
+  guest.header(header, type);
+  guest.bytes(segment, 16).fill(0);
+  guest.bytes(segment, 16)[8] = 1;
+  const length = type >= 11 ? 16 : 512;
+  const chain = [
+    { address: header, length: 16 },
+    { address: segment, length, flags: type === 0 ? WRITE : 0 },
+    { address: status, length: 1, flags: WRITE },
+  ];
+  const window = guest.memory.window(table, 48)!;
+  chain.forEach((entry, index) => {
+    ring.writeTableEntry(window, index, entry, index === 2);
+  });
+  ring.offerChain(4, chain);
+  ring.offerChain(5, [{ address: table, length: 48, flags: INDIRECT }]);
+  ring.publish();
+  memory.counts.clear();
+  served.poll(true);
+  expect([ring.takeUsed()?.id, ring.takeUsed()?.id]).toEqual([4, 5]);
+  const range = (address: number, count: number): number[] =>
+    Array.from({ length: count }, (__, index) => memory.counts.get(address + index) ?? 0);
+  const times = (count: number, often: number): number[] => new Array<number>(count).fill(often);
+  for (const index of [0, 1, 2, 3]) {
+    const at = descriptorAddress + 16 * index;
+    expect(range(at, 12), "address and length").toEqual(times(12, 1));
+    // Only the last one's id counts.
+    expect(range(at + 12, 2), "id").toEqual(times(2, index >= 2 ? 1 : 0));
+    expect(range(at + 14, 2), "flags").toEqual(times(2, 1));
+  }
+  for (const index of [0, 1, 2]) {
+    expect(range(table + 16 * index, 12)).toEqual(times(12, 1));
+    expect(range(table + 16 * index + 12, 4)).toEqual([0, 0, 1, 1]);
+  }
+  // Both chains have the same header and segment.
+  expect(range(header, 16), "header").toEqual(times(16, 2));
+  expect(range(segment, 16), "segment").toEqual(times(16, type >= 11 ? 2 : 0));
+  expect(range(status, 1), "status").toEqual([0]);
 });
 
 test("the counting counts", () => {

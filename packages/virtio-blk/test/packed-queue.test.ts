@@ -10,7 +10,7 @@ import { eventPassed, RingPlace } from "../src/ring-place.ts";
 import type { QueuePosition, RingFeatures } from "../src/virtqueue.ts";
 
 const BUFFER = { address: 0, length: 16 };
-const SIZES = [1, 2, 3, 4, 5, 7, 8, 16, 31, 64, 100, 256, 1000, 32_767, 32_768];
+const SIZES = [...Array.from({ length: 16 }, (_, power) => 2 ** power), 3, 5, 7, 31, 100, 1000, 32_767];
 
 interface Rings {
   readonly driver: PackedDriverRing;
