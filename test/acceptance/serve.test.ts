@@ -5,10 +5,11 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
-import { join as joinCo, MiB, SeededRandom } from "@spindle/base";
+import { type Co, join as joinCo, MiB, SeededRandom } from "@spindle/base";
 import { randomBytes } from "@spindle/testkit";
 import { peer } from "@spindle/testkit/peers";
 import { FrontEnd } from "@spindle/vhost-user";
+import type { GuestQueue } from "@spindle/virtio-blk";
 import { describe, expect, test } from "vitest";
 import { isOneClearLine, Scratch, SPINDLE, spindle } from "./program.ts";
 
@@ -74,6 +75,71 @@ describe("what a guest has flushed", () => {
       kept = scratch.path("kept");
     }
     expect(Buffer.compare(readFileSync(kept).subarray(0, content.length), content)).toBe(0);
+  });
+});
+
+describe("requests in flight", () => {
+  test("are done once, and only once, when the program is killed and started again", async () => {
+    using scratch = new Scratch();
+    await spindle(["create", "-f", "qcow2", "disk", "64M"], { cwd: scratch.folder });
+    const argv = ["disk", "-f", "qcow2", "--queues", "2"];
+    let child = await serve(scratch, ...argv);
+    using frontEnd = new FrontEnd(scratch.path("socket"), { queues: 2, dataBytes: 16_384 });
+    const random = new SeededRandom(11);
+    const written = new Map<number, number>();
+    let done = 0;
+    let over = false;
+    // Each of 32 writers of a queue has places of its own, so that what a place holds is known.
+    function* writer(queue: GuestQueue, index: number) {
+      while (!over) {
+        const at = (index * 64 + random.below(64)) * 16_384;
+        const content = 1 + random.below(1_000_000);
+        yield* queue.write(at, randomBytes(new SeededRandom(content), 16_384));
+        written.set(at, content);
+        done += 1;
+      }
+    }
+    const queues = [frontEnd.queue(0), frontEnd.queue(1)];
+    let running = 0;
+    for (let index = 0; index < 64; index++) {
+      running += 1;
+      frontEnd.runner.spawn(writer(queues[index % 2] as GuestQueue, index), (error) => {
+        running -= 1;
+        expect(error).toBeUndefined();
+      });
+    }
+    let left = 0;
+    for (let round = 0; round < (process.env["SPINDLE_LONG"] === "1" ? 100 : 4); round++) {
+      const before = done;
+      const delayMs = random.below(60);
+      let until = Number.POSITIVE_INFINITY;
+      while (performance.now() < until) {
+        frontEnd.runner.poll();
+        if (done > before && until === Number.POSITIVE_INFINITY) until = performance.now() + delayMs;
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      const exit = ended(child);
+      child.kill("SIGKILL");
+      await exit;
+      left += frontEnd.inflight;
+      child = await serve(scratch, ...argv);
+      frontEnd.reconnect();
+    }
+    over = true;
+    while (running > 0) {
+      frontEnd.runner.poll();
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    expect(left).toBeGreaterThan(0);
+    expect(frontEnd.inflight).toBe(0);
+    for (const [at, content] of written) {
+      const read = new Uint8Array(16_384);
+      frontEnd.runner.run(queues[0]?.read(at, read) as Co<void>);
+      expect(Buffer.compare(read, randomBytes(new SeededRandom(content), 16_384)), `at ${at}`).toBe(0);
+    }
+    const exit = ended(child);
+    child.kill("SIGTERM");
+    expect(await exit).toBe(0);
   });
 });
 

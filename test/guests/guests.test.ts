@@ -3,7 +3,9 @@
  * users start it. SPINDLE_LONG=1 runs every combination.
  */
 
+import { spawnSync } from "node:child_process";
 import { truncateSync, writeFileSync } from "node:fs";
+import { setTimeout as delay } from "node:timers/promises";
 import { MiB } from "@spindle/base";
 import { peer } from "@spindle/testkit/peers";
 import { describe, expect, test } from "vitest";
@@ -70,6 +72,39 @@ describe.skipIf(found === undefined || qemuImg === undefined)("a Linux guest", (
     },
     900_000,
   );
+
+  test("does not notice that the back end is killed and comes again", async () => {
+    using scratch = new Scratch();
+    await makeImage(scratch, "qcow2");
+    const argv = ["-f", "qcow2", "--queues", "2"];
+    let served = await ServedImage.start(scratch, "disk", argv);
+    let restarts = 0;
+    let restarting: Promise<void> = Promise.resolve();
+    const restart = async (): Promise<void> => {
+      await served.kill();
+      restarts += 1;
+      served = await ServedImage.start(scratch, "disk", argv);
+    };
+    const machine = { guest, folder: scratch.folder, socket: scratch.path("socket"), queues: 2, reconnects: true };
+    const killed = {
+      ...machine,
+      heard(line: string) {
+        // The guest is at work on a file system or with fio then. QEMU 7.2 itself does not live through a death of the back
+        // end while it connects again, so that these are seconds apart.
+        if (/^result: (queues|\w+ [0-9a-f]{32})/.test(line))
+          restarting = restarting.then(() => delay(700)).then(restart);
+      },
+    };
+    const first = results(await runGuest(firstVisit(), killed));
+    expect(first.at(-1)).toBe("fio");
+    await restarting;
+    expect(restarts).toBe(3);
+    expect(results(await runGuest(laterVisit(2), machine)).at(-1)).toBe("fio");
+    expect(await served.stop()).toEqual({ code: 0, complaints: "" });
+    const { status } = spawnSync(qemuImg as string, ["check", "disk"], { cwd: scratch.folder });
+    // 3 says that clusters have leaked, as after any death.
+    expect([0, 3]).toContain(status);
+  }, 900_000);
 
   test("works on while its image is streamed, and needs the base no more", async () => {
     using scratch = new Scratch();

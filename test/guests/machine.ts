@@ -19,7 +19,7 @@ export interface MachineOptions {
 }
 
 /** Long enough for a machine in an emulated processor that is shared with other tests. */
-const TIMEOUT_MS = 300_000;
+const TIMEOUT_MS = 200_000;
 
 /** Starts Linux, runs a script of busybox's shell in it, and waits for its end. @returns what it said, line by line. */
 export async function runGuest(

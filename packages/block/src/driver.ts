@@ -6,8 +6,9 @@
  * - Requests run side by side. The node orders those that must not meet (see docs/locking.md): an exclusive write
  *   (allocating, zeroing, discarding) never runs beside another write of the same clusters. Reads may run beside
  *   anything but a change of length or chain.
- * - A completed write survives the process; a completed `flush` makes every write that completed before it survive
- *   power loss. Metadata on disk never points at data that is not there.
+ * - A completed write survives the process, where the driver has metadata of its own after `writeMetadata`; a completed
+ *   `flush` makes every write that completed before it survive power loss. Metadata on disk never points at data that is
+ *   not there.
  * - Errors are BlockErrors: EIO for what the storage or the image's contents refuse, ENOSPC when it is full.
  */
 import type { Co } from "@spindle/base";
@@ -56,6 +57,11 @@ export interface BlockDriver {
   /** Gives the space back where it can. Afterwards the range reads as zeros or as before, but never as older data. */
   discard(offset: number, length: number): Co<void>;
   flush(): Co<void>;
+  /**
+   * Brings the metadata of completed requests to the file, so that they survive the process. Drivers that keep none in
+   * memory leave it out.
+   */
+  writeMetadata?(): Co<void>;
   /**
    * What this layer alone says of the range: the first run of one kind, from `offset`, at most `length` long and never
    * empty.

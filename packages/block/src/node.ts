@@ -229,6 +229,17 @@ export class BlockNode {
     }
   }
 
+  /** Makes every request that completed before this call survive this process, though not power loss. */
+  *writeMetadata(): Co<void> {
+    if (this.driver.writeMetadata === undefined || this.readOnly) return;
+    this.#inFlight += 1;
+    try {
+      yield* this.driver.writeMetadata();
+    } finally {
+      this.#inFlight -= 1;
+    }
+  }
+
   /** What this layer alone says of a range; see {@link BlockDriver.blockStatus}. */
   *blockStatus(offset: number, length: number): Co<Extent> {
     this.#checkRange("block status", offset, length);

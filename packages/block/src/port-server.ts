@@ -24,12 +24,25 @@ export interface Spawner {
   spawn(co: Co<void>, settled: (error: unknown) => void): void;
 }
 
+export interface PortServerOptions {
+  /**
+   * Writes and zeros outlive this process when they have completed, though not the host's loss of power before a flush: for
+   * guests that go on when the process is killed and started again. Default false.
+   */
+  readonly keepsCompleted?: boolean;
+}
+
 export class PortServer {
   readonly #node: BlockNode;
   readonly #thread: Thread;
   readonly #runner: Spawner;
   readonly #mapping: MappingCache;
   readonly #tracker: RangeLockHandle;
+  readonly #keeps: boolean;
+  /** Requests that wanted their metadata written, those whose is, and whether some is being written. */
+  #wanted = 0;
+  #kept = 0;
+  #writing = false;
   #closed = false;
   #serving = 0;
 
@@ -37,12 +50,13 @@ export class PortServer {
    * @param node the ports share its tracker; read-only nodes have none, and there nobody is in anybody's way
    * @param thread the owner's thread
    */
-  constructor(node: BlockNode, thread: Thread, runner: Spawner) {
+  constructor(node: BlockNode, thread: Thread, runner: Spawner, options: PortServerOptions = {}) {
     assert(node.mappingCache === null, "a node has one port server");
     this.#node = node;
     this.#tracker = node.tracker?.handle ?? RangeLock.create();
     this.#thread = thread;
     this.#runner = runner;
+    this.#keeps = options.keepsCompleted === true && node.driver.writeMetadata !== undefined && !node.readOnly;
     const unit = node.trackingUnit > 1 ? node.trackingUnit : PLAIN_UNIT;
     this.#mapping = new MappingCache(MappingCache.create(unit));
     node.mappingCache = this.#mapping;
@@ -111,13 +125,36 @@ export class PortServer {
         return yield* this.#fill(offset, length);
       case PortOperation.write:
         yield* node.write(offset, IoVector.of(data), writeFlags);
+        if (this.#keeps) yield* this.#keep();
         return yield* this.#fill(offset, length);
       case PortOperation.writeZeroes:
-        return yield* node.writeZeroes(offset, length, writeFlags);
+        yield* node.writeZeroes(offset, length, writeFlags);
+        if (this.#keeps) yield* this.#keep();
+        return;
       case PortOperation.discard:
         return yield* node.discard(offset, length);
       default:
         return yield* node.flush();
+    }
+  }
+
+  /** Makes the metadata of all that has completed outlive this process. Requests that come together share the work. */
+  *#keep(): Co<void> {
+    this.#wanted += 1;
+    const mine = this.#wanted;
+    while (this.#kept < mine) {
+      if (this.#writing) {
+        yield { kind: "condition", ready: () => this.#kept >= mine || !this.#writing };
+        continue;
+      }
+      this.#writing = true;
+      const covered = this.#wanted;
+      try {
+        yield* this.#node.writeMetadata();
+        this.#kept = covered;
+      } finally {
+        this.#writing = false;
+      }
     }
   }
 
@@ -135,6 +172,8 @@ export class PortServer {
       this.#node.tryTrack(LockKind.write, start, ahead) ?? this.#node.tryTrack(LockKind.write, offset, length);
     if (range === null) return;
     try {
+      // Whoever finds a place overwrites it without asking: the metadata that leads to it must outlive the write.
+      if (this.#keeps) yield* this.#keep();
       yield* this.#fillTracked(alignUp(range.offset, unit), alignDown(range.offset + range.length, unit));
     } finally {
       range.release();

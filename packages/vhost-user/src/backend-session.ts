@@ -4,21 +4,25 @@
  */
 import { BlockError, isPowerOfTwo } from "@spindle/base";
 import { sharingCalls } from "@spindle/host-node";
-import type { DeviceState } from "@spindle/virtio-blk";
+import { type DeviceState, ringFeatures } from "@spindle/virtio-blk";
+import { InflightRegion, inflightBytes } from "./inflight-region.ts";
 import { MemoryTable } from "./memory-table.ts";
 import {
   decodeBits,
   decodeConfig,
+  decodeInflight,
   decodeMemoryTable,
   decodeVringAddresses,
   decodeVringDescriptor,
   decodeVringState,
   encodeBits,
   encodeConfig,
+  encodeInflight,
   encodeVringState,
   requireEmpty,
   VHOST_USER_F_PROTOCOL_FEATURES,
   VHOST_USER_PROTOCOL_F_CONFIG,
+  VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
   VHOST_USER_PROTOCOL_F_MQ,
   VHOST_USER_PROTOCOL_F_REPLY_ACK,
   VhostRequest,
@@ -26,7 +30,10 @@ import {
 import { requireEvent, type Vring } from "./vring.ts";
 
 const PROTOCOL_FEATURES: number =
-  VHOST_USER_PROTOCOL_F_MQ | VHOST_USER_PROTOCOL_F_REPLY_ACK | VHOST_USER_PROTOCOL_F_CONFIG;
+  VHOST_USER_PROTOCOL_F_MQ |
+  VHOST_USER_PROTOCOL_F_REPLY_ACK |
+  VHOST_USER_PROTOCOL_F_CONFIG |
+  VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD;
 
 /** A message of a front end, whole. */
 export interface FrontEndMessage {
@@ -36,8 +43,14 @@ export interface FrontEndMessage {
   readonly descriptors: readonly number[];
 }
 
-/** What a message is answered with: its own reply, or only whether it was done. */
-export type Answer = { readonly payload: Uint8Array; readonly descriptors?: readonly number[] } | undefined;
+/** A message's own reply. The descriptors are the receiver's to send and to close. */
+export interface Reply {
+  readonly payload: Uint8Array;
+  readonly descriptors?: readonly number[];
+}
+
+/** Without a reply of its own a message is only answered with whether it was done. */
+type Answer = Reply | undefined;
 
 type Handler = (payload: Uint8Array, descriptors: readonly number[]) => Answer;
 
@@ -46,6 +59,7 @@ export class BackendSession {
   readonly #vrings: readonly Vring[];
   readonly #handlers: ReadonlyMap<number, Handler>;
   #memory: MemoryTable | undefined;
+  #inflight: InflightRegion | undefined;
   #protocolFeatures = 0;
 
   constructor(state: DeviceState, vrings: readonly Vring[]) {
@@ -76,6 +90,8 @@ export class BackendSession {
       [VhostRequest.SET_VRING_ENABLE, (payload) => this.#setEnabled(payload)],
       [VhostRequest.GET_CONFIG, (payload) => this.#getConfig(payload)],
       [VhostRequest.SET_CONFIG, (payload) => this.#setConfig(payload)],
+      [VhostRequest.GET_INFLIGHT_FD, (payload) => this.#getInflight(payload)],
+      [VhostRequest.SET_INFLIGHT_FD, (payload, descriptors) => this.#setInflight(payload, descriptors)],
     ]);
   }
 
@@ -106,6 +122,8 @@ export class BackendSession {
     for (const vring of this.#vrings) vring.reset();
     this.#memory?.unmap();
     this.#memory = undefined;
+    this.#inflight?.unmap();
+    this.#inflight = undefined;
     this.#state.beginReset();
   }
 
@@ -246,6 +264,37 @@ export class BackendSession {
     return undefined;
   }
 
+  /** Makes memory for requests in flight, which the front end keeps. */
+  #getInflight(payload: Uint8Array): Answer {
+    const { queues, size } = decodeInflight(payload);
+    if (queues > this.#vrings.length || size > this.#state.handle.queueSizeMax)
+      throw new BlockError("EINVAL", `requests in flight of ${queues} virtqueues of ${size} entries`);
+    // The places of packed rings cannot be found again: nothing is logged for them.
+    if (ringFeatures(this.#state.driverFeatures).packed)
+      return { payload: encodeInflight({ length: 0, offset: 0, queues, size }, payload.length) };
+    const length = inflightBytes(queues, size);
+    const fd = sharingCalls().createMemoryFile("spindle-inflight", length);
+    const description = { length, offset: 0, queues, size };
+    return { payload: encodeInflight(description, payload.length), descriptors: [fd] };
+  }
+
+  #setInflight(payload: Uint8Array, descriptors: readonly number[]): Answer {
+    try {
+      const description = decodeInflight(payload);
+      const [fd] = descriptors;
+      if (fd === undefined || descriptors.length !== 1)
+        throw new BlockError("EINVAL", `${descriptors.length} files for the requests in flight`);
+      const region = new InflightRegion(fd, description);
+      const serving = this.#stopServing();
+      this.#inflight?.unmap();
+      this.#inflight = region;
+      this.#start(serving);
+      return undefined;
+    } finally {
+      for (const fd of descriptors) sharingCalls().close(fd);
+    }
+  }
+
   /** @throws {BlockError} EINVAL when there is no such queue. */
   #vring(index: number): Vring {
     const vring = this.#vrings[index];
@@ -257,7 +306,7 @@ export class BackendSession {
   #change(vring: Vring, change: () => void): void {
     vring.stop();
     change();
-    vring.startIfReady(this.#memory);
+    vring.startIfReady(this.#memory, this.#inflight);
   }
 
   /** @returns the queues that were being served. */
@@ -268,7 +317,7 @@ export class BackendSession {
   }
 
   #start(vrings: readonly Vring[]): void {
-    for (const vring of vrings) vring.startIfReady(this.#memory);
+    for (const vring of vrings) vring.startIfReady(this.#memory, this.#inflight);
   }
 }
 
@@ -277,6 +326,7 @@ const TAKES_DESCRIPTORS: ReadonlySet<number> = new Set([
   VhostRequest.SET_VRING_KICK,
   VhostRequest.SET_VRING_CALL,
   VhostRequest.SET_VRING_ERR,
+  VhostRequest.SET_INFLIGHT_FD,
 ]);
 
 /** Closes descriptors that nobody takes when `decode` throws. */

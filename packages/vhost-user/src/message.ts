@@ -3,6 +3,7 @@
  * little-endian. What does not have the right size is refused here, before anybody looks at it.
  */
 import { BlockError, ByteView } from "@spindle/base";
+import type { InflightDescription } from "./inflight-region.ts";
 
 export const VhostRequest = {
   GET_FEATURES: 1,
@@ -23,6 +24,8 @@ export const VhostRequest = {
   SET_VRING_ENABLE: 18,
   GET_CONFIG: 24,
   SET_CONFIG: 25,
+  GET_INFLIGHT_FD: 31,
+  SET_INFLIGHT_FD: 32,
 } as const;
 
 /** In the device's feature bits, low word. */
@@ -31,6 +34,7 @@ export const VHOST_USER_F_PROTOCOL_FEATURES: number = 2 ** 30;
 export const VHOST_USER_PROTOCOL_F_MQ: number = 2 ** 0;
 export const VHOST_USER_PROTOCOL_F_REPLY_ACK: number = 2 ** 3;
 export const VHOST_USER_PROTOCOL_F_CONFIG: number = 2 ** 9;
+export const VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD: number = 2 ** 12;
 
 export const HEADER_BYTES = 12;
 /** The largest payload of any message that is known here has 268 bytes. */
@@ -231,6 +235,34 @@ export function encodeConfig({ offset, flags, bytes }: ConfigPiece): Uint8Array 
   view.setU32le(4, bytes.length);
   view.setU32le(8, flags);
   payload.set(bytes, 12);
+  return payload;
+}
+
+/** Bytes of the description of requests in flight; front ends may add padding, and expect it back. */
+const INFLIGHT_BYTES = 20;
+const INFLIGHT_PADDED_BYTES = 24;
+
+export function decodeInflight(payload: Uint8Array): InflightDescription {
+  const view = sized(payload, payload.length === INFLIGHT_PADDED_BYTES ? INFLIGHT_PADDED_BYTES : INFLIGHT_BYTES);
+  return {
+    length: view.u64le(0, "the length of the memory for requests in flight"),
+    offset: view.u64le(8, "the offset of the memory for requests in flight"),
+    queues: view.u16le(16),
+    size: view.u16le(18),
+  };
+}
+
+/** @param bytes of the payload: as many as the other side uses */
+export function encodeInflight(
+  { length, offset, queues, size }: InflightDescription,
+  bytes: number = INFLIGHT_PADDED_BYTES,
+): Uint8Array {
+  const payload = new Uint8Array(bytes);
+  const view = new ByteView(payload);
+  view.setU64le(0, length);
+  view.setU64le(8, offset);
+  view.setU16le(16, queues);
+  view.setU16le(18, size);
   return payload;
 }
 

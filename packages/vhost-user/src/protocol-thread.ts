@@ -6,7 +6,7 @@ import { type MessagePort, parentPort, workerData } from "node:worker_threads";
 import { isBlockError } from "@spindle/base";
 import { sharingCalls } from "@spindle/host-node";
 import { DeviceState, type VirtioBlkHandle } from "@spindle/virtio-blk";
-import { BackendSession } from "./backend-session.ts";
+import { BackendSession, type Reply } from "./backend-session.ts";
 import { encodeBits } from "./message.ts";
 import { type Message, MessageSocket } from "./message-socket.ts";
 import { QueueControl, type QueueControlHandle } from "./queue-control.ts";
@@ -53,12 +53,20 @@ function serve(socket: MessageSocket): void {
   }
 }
 
+function sendReply(socket: MessageSocket, request: number, { payload, descriptors = [] }: Reply): void {
+  try {
+    socket.send(request, payload, { reply: true, descriptors });
+  } finally {
+    for (const fd of descriptors) calls.close(fd);
+  }
+}
+
 /** What is refused is told to a front end that asks; the connection with one that does not ask ends. */
 function answer(session: BackendSession, socket: MessageSocket, message: Message): void {
   const acknowledging = message.needsReply && session.acknowledges;
   try {
     const reply = session.handle(message);
-    if (reply !== undefined) socket.send(message.request, reply.payload, { ...reply, reply: true });
+    if (reply !== undefined) sendReply(socket, message.request, reply);
     else if (acknowledging) socket.send(message.request, DONE, { reply: true });
   } catch (error) {
     if (!isBlockError(error) || !acknowledging) throw error;

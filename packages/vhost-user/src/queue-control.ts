@@ -4,6 +4,7 @@
  */
 import { type MessagePort, receiveMessageOnPort } from "node:worker_threads";
 import { sharingCalls } from "@spindle/host-node";
+import type { InflightPlace } from "./inflight-region.ts";
 import type { MemoryPiece } from "./memory-table.ts";
 
 /** What a queue thread serves until it is told to stop. Descriptors and addresses are the process's. */
@@ -15,6 +16,8 @@ export interface ServeOrder {
   readonly call: number;
   /** The eventfd that says that the queue is broken. */
   readonly error: number;
+  /** Where requests in flight are logged, and the heads of those that were left behind, oldest first. */
+  readonly inflight: { readonly place: InflightPlace; readonly left: readonly number[] } | undefined;
 }
 
 export interface QueueControlHandle {

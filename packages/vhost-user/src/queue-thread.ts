@@ -7,8 +7,16 @@ import { type Clock, SyncRunner } from "@spindle/base";
 import { DiskPort, type DiskPortHandle } from "@spindle/block";
 import { blockingDescriptorIo, sharingCalls } from "@spindle/host-node";
 import { ThreadTable } from "@spindle/shared-memory";
-import { type GuestMemoryHandle, serveQueues, type VirtioBlkHandle } from "@spindle/virtio-blk";
+import {
+  type GuestMemoryHandle,
+  openVirtqueue,
+  SplitQueue,
+  serveQueues,
+  type VirtioBlkHandle,
+} from "@spindle/virtio-blk";
 import { AdaptivePoll } from "./adaptive-poll.ts";
+import { InflightLog } from "./inflight-log.ts";
+import { LoggedQueue } from "./logged-queue.ts";
 import { PollWaiter } from "./poll-waiter.ts";
 import { QueueControl, type QueueControlHandle, type ServeOrder } from "./queue-control.ts";
 
@@ -43,7 +51,7 @@ for (;;) {
 }
 thread.detach();
 
-function serve({ memory, kick, call, error }: ServeOrder): void {
+function serve({ memory, kick, call, error, inflight }: ServeOrder): void {
   waiter.descriptors = [kick];
   serveQueues({
     device: { ...device, memory: viewed(memory) },
@@ -52,6 +60,11 @@ function serve({ memory, kick, call, error }: ServeOrder): void {
     thread,
     runner,
     stop: () => control.stopping,
+    openRings(...opened) {
+      const ring = openVirtqueue(...opened);
+      if (inflight === undefined || !(ring instanceof SplitQueue)) return ring;
+      return new LoggedQueue(ring, new InflightLog(inflight.place), inflight.left);
+    },
     notices: {
       used: () => calls.signal(call),
       broken(fault) {

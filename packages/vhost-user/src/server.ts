@@ -79,7 +79,7 @@ export class VhostUserServer {
       this.#fail = reject;
     });
     this.failure.catch(() => {});
-    this.#ports = new PortServer(node, thread, runner);
+    this.#ports = new PortServer(node, thread, runner, { keepsCompleted: true });
     this.#controls = Array.from({ length: device.queueCount }, () => QueueControl.allocate());
     const queues = this.#controls.map((control, queue) => {
       const { port1, port2 } = new MessageChannel();

@@ -6,6 +6,8 @@ import { readlinkSync } from "node:fs";
 import { BlockError } from "@spindle/base";
 import { sharingCalls } from "@spindle/host-node";
 import { type DeviceState, type QueueLayout, type QueuePosition, ringFeatures } from "@spindle/virtio-blk";
+import { InflightLog } from "./inflight-log.ts";
+import type { InflightRegion } from "./inflight-region.ts";
 import type { MemoryTable } from "./memory-table.ts";
 import type { VringAddresses } from "./message.ts";
 import type { QueueControl } from "./queue-control.ts";
@@ -88,14 +90,23 @@ export class Vring {
   }
 
   /** Lets the queue be served if everything is there. */
-  startIfReady(memory: MemoryTable | undefined): void {
+  startIfReady(memory: MemoryTable | undefined, region: InflightRegion | undefined): void {
     if (this.#serving || !this.#enabled || this.#kick === undefined || this.#size === 0) return;
     const layout = memory === undefined ? undefined : this.#layout(memory);
     if (memory === undefined || layout === undefined) return;
+    const usedIndex = this.#packed ? 0 : this.#usedIndex(memory, layout);
+    const inflight = this.#inflight(region, usedIndex);
+    if (inflight?.left !== undefined) this.#base = (usedIndex + inflight.left.length) % 2 ** 16;
     const queue = this.#queue;
     queue.setLayout(layout);
-    queue.enable(this.#position(memory, layout));
-    this.#control.start({ memory: memory.pieces, kick: this.#kick, call: this.#call, error: this.#error });
+    queue.enable(this.#position(usedIndex));
+    this.#control.start({
+      memory: memory.pieces,
+      kick: this.#kick,
+      call: this.#call,
+      error: this.#error,
+      inflight: inflight && { place: inflight.place, left: inflight.left ?? [] },
+    });
     this.#serving = true;
   }
 
@@ -122,11 +133,21 @@ export class Vring {
     return ringFeatures(this.#state.driverFeatures).packed;
   }
 
-  #position(memory: MemoryTable, { deviceAddress }: QueueLayout): QueuePosition {
+  #position(usedIndex: number): QueuePosition {
     const nextAvailable = this.#base % 2 ** 16;
-    if (this.#packed) return { nextAvailable, nextUsed: Math.floor(this.#base / 2 ** 16) };
+    return { nextAvailable, nextUsed: this.#packed ? Math.floor(this.#base / 2 ** 16) : usedIndex };
+  }
+
+  #usedIndex(memory: MemoryTable, { deviceAddress }: QueueLayout): number {
     // A ring that is not wholly memory is refused by the queue thread, and the driver hears of it.
-    return { nextAvailable, nextUsed: memory.read16(deviceAddress + USED_INDEX_OFFSET) ?? 0 };
+    return memory.read16(deviceAddress + USED_INDEX_OFFSET) ?? 0;
+  }
+
+  /** Where requests are logged; `left` are those that an earlier back end has left behind, if there was one. */
+  #inflight(region: InflightRegion | undefined, usedIndex: number) {
+    // The places of a packed ring cannot be told from its memory: the front end has to know them.
+    const place = this.#packed ? undefined : region?.place(this.#index, this.#size);
+    return place && { place, left: new InflightLog(place).recover(usedIndex) };
   }
 
   get #queue() {

@@ -1,5 +1,6 @@
 export { MAX_SEGMENT_SECTORS } from "./config-space.ts";
 export { createVirtioBlk, type VirtioBlkHandle, type VirtioBlkOptions } from "./create-device.ts";
+export type { DescriptorChain } from "./descriptor-chain.ts";
 export { DeviceState } from "./device-state.ts";
 export type { Disk } from "./disk.ts";
 export {
@@ -18,6 +19,7 @@ export { GuestMemory, type GuestMemoryHandle, type GuestRegion } from "./guest-m
 export type { ErrorAction, ErrorPolicy, IoErrorReport } from "./io-error.ts";
 export { MmioTransport } from "./mmio.ts";
 export { LegacyMmioTransport } from "./mmio-legacy.ts";
+export { openVirtqueue } from "./open-virtqueue.ts";
 export { type PciInterrupts, type PciMsix, PciTransport, type PciTransportOptions } from "./pci.ts";
 export type { QueueFault } from "./queue-fault.ts";
 export type { QueueLayout } from "./queue-layout.ts";
@@ -33,5 +35,6 @@ export {
 } from "./request.ts";
 export type { DriverNotices } from "./served-queue.ts";
 export { SpinningWaiter } from "./spinning-waiter.ts";
+export { SplitQueue } from "./split-queue.ts";
 export { VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP } from "./status.ts";
-export type { QueuePosition } from "./virtqueue.ts";
+export type { QueuePosition, Virtqueue } from "./virtqueue.ts";

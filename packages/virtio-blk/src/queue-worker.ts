@@ -9,6 +9,7 @@ import { VirtioBlkDevice } from "./device.ts";
 import { DeviceState } from "./device-state.ts";
 import type { Disk } from "./disk.ts";
 import { GuestMemory } from "./guest-memory.ts";
+import type { openVirtqueue } from "./open-virtqueue.ts";
 import type { QueueState } from "./queue-state.ts";
 import { type DriverNotices, ServedQueue } from "./served-queue.ts";
 
@@ -23,6 +24,8 @@ export interface QueueServerOptions {
   readonly runner: Pick<Runner, "spawn">;
   /** How the driver hears of the queues; through the device's state when left out. */
   readonly notices?: DriverNotices;
+  /** Opens the rings of a queue when it is set up; `openVirtqueue` when left out. */
+  readonly openRings?: typeof openVirtqueue | undefined;
   /**
    * Called when there is nothing to do, before the driver is asked for kicks: may look for work for a while, so that a
    * busy driver need not kick. Returns when there is some, or when it has looked long enough.
@@ -51,6 +54,7 @@ export class QueueServer {
           device,
           runner: options.runner,
           notices: options.notices,
+          openRings: options.openRings,
           failed: (error) => {
             this.#failure ??= { error };
           },

@@ -34,6 +34,8 @@ export interface ServedQueueOptions {
   /** Runs the requests that have to wait. */
   readonly runner: Pick<Runner, "spawn">;
   readonly notices?: DriverNotices | undefined;
+  /** Opens the rings; `openVirtqueue` when left out. */
+  readonly openRings?: typeof openVirtqueue | undefined;
   /** Told of what a request threw that is no BlockError. */
   readonly failed: (error: unknown) => void;
 }
@@ -45,6 +47,7 @@ export class ServedQueue {
   readonly #device: VirtioBlkDevice;
   readonly #runner: Pick<Runner, "spawn">;
   readonly #notices: DriverNotices | undefined;
+  readonly #openRings: typeof openVirtqueue;
   readonly #failed: (error: unknown) => void;
   readonly #parser: RequestParser;
   readonly #chain: DescriptorChain;
@@ -62,6 +65,7 @@ export class ServedQueue {
     this.#device = options.device;
     this.#runner = options.runner;
     this.#notices = options.notices;
+    this.#openRings = options.openRings ?? openVirtqueue;
     this.#failed = options.failed;
     this.#parser = new RequestParser(options.memory);
     this.#chain = new DescriptorChain(options.state.handle.queueSizeMax);
@@ -128,7 +132,7 @@ export class ServedQueue {
     const features = ringFeatures(this.#state.driverFeatures);
     this.#context = new QueueContext(this.#state, this.#queue);
     this.#completed = new CompletedChains(features.inOrder);
-    this.#ring = openVirtqueue(this.#memory, this.#queue.layout, features, this.#queue.position);
+    this.#ring = this.#openRings(this.#memory, this.#queue.layout, features, this.#queue.position);
     if (this.#ring === undefined) this.#latch("the rings are not valid guest memory");
   }
 

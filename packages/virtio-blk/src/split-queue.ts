@@ -92,6 +92,12 @@ export class SplitQueue implements Virtqueue {
     const entry = this.#nextAvailable & (this.size - 1);
     const head = this.#available.u16(RING_OFFSET + 2 * entry);
     this.#nextAvailable = (this.#nextAvailable + 1) & 0xffff;
+    return this.takeHead(head, chain);
+  }
+
+  /** The same for a chain that was taken before and not given back, of which only the head is known. */
+  takeHead(head: number, chain: DescriptorChain): boolean {
+    if (this.#fault !== undefined) return false;
     if (head >= this.size) return this.#refuse("a chain's head is outside of the descriptor table");
     chain.reset(head);
     return this.#walk(this.#descriptors, this.size, head, chain, false);

@@ -109,6 +109,9 @@ class Qcow2Driver implements BlockDriver {
   flush(): Co<void> {
     return this.#writeBack.flush();
   }
+  *writeMetadata(): Co<void> {
+    yield* this.#writeBack.writeBack();
+  }
 
   truncate(length: number, preallocation: Preallocation = "off"): Co<void> {
     const writeZeroes = (offset: number, count: number): Co<void> => this.#image.writeZeroes(offset, count, {});

@@ -2,7 +2,8 @@
  * The other side of the socket, for tests and benches: what a virtual machine does to use a disk. It shares a file in
  * memory as the guest's, sets the queues up, and hands out the driver's side of each.
  */
-import { BlockError, ByteView, SECTOR_SIZE, SyncRunner } from "@spindle/base";
+import { readSync } from "node:fs";
+import { alignUp, BlockError, ByteView, SECTOR_SIZE, SyncRunner } from "@spindle/base";
 import { sharingCalls } from "@spindle/host-node";
 import { ThreadTable } from "@spindle/shared-memory";
 import {
@@ -10,18 +11,23 @@ import {
   DeviceState,
   type FeatureBits,
   type GuestHandle,
+  GuestMemory,
   GuestQueue,
   type GuestQueuePlan,
   planGuest,
   type Registers,
   VIRTIO_MMIO_QUEUE_NOTIFY,
 } from "@spindle/virtio-blk";
+import { INFLIGHT_ENTRY_BYTES, INFLIGHT_HEADER_BYTES } from "../inflight-log.ts";
+import type { InflightDescription } from "../inflight-region.ts";
 import {
   decodeBits,
   decodeConfig,
+  decodeInflight,
   decodeVringState,
   encodeBits,
   encodeConfig,
+  encodeInflight,
   encodeMemoryTable,
   encodeVringAddresses,
   encodeVringDescriptor,
@@ -60,7 +66,6 @@ interface QueueDescriptors {
 }
 
 export class FrontEnd implements Disposable {
-  readonly socket: MessageSocket;
   readonly features: FeatureBits;
   readonly configuration: Uint8Array;
   readonly plans: readonly GuestQueuePlan[];
@@ -69,6 +74,11 @@ export class FrontEnd implements Disposable {
   readonly queueDescriptors: readonly QueueDescriptors[];
   /** Runs the requests of all queues on this thread. */
   readonly runner: SyncRunner;
+  readonly #path: string;
+  readonly #options: FrontEndOptions;
+  #socket: MessageSocket;
+  /** What the back end logs requests in flight in, over its restarts. */
+  #inflight: { readonly descriptor: number; readonly description: InflightDescription } | undefined;
   readonly #address: number;
   readonly #guest: GuestHandle;
   readonly #thread: ReturnType<ThreadTable["attach"]>;
@@ -79,9 +89,11 @@ export class FrontEnd implements Disposable {
    * @throws {BlockError} when the back end refuses something or goes away.
    */
   constructor(path: string, options: FrontEndOptions = {}) {
-    const { queues = 1, queueSize = 128, dataBytes = 65_536, refused = 0, packed = false } = options;
+    const { queues = 1, queueSize = 128, dataBytes = 65_536, packed = false } = options;
     const calls = sharingCalls();
-    this.socket = new MessageSocket(calls.connect(path));
+    this.#path = path;
+    this.#options = options;
+    this.#socket = new MessageSocket(calls.connect(path));
     const plan = planGuest({ queueCount: queues, queueSize, dataBytes });
     this.plans = plan.queues;
     this.memoryLength = plan.length;
@@ -92,7 +104,7 @@ export class FrontEnd implements Disposable {
       call: calls.createEvent(),
       error: calls.createEvent(),
     }));
-    this.features = this.#negotiate(refused, packed);
+    this.features = this.#negotiate();
     this.configuration = this.readConfiguration(0, CONFIG_BYTES);
     const threads = ThreadTable.create();
     this.#thread = new ThreadTable(threads, (fd) => calls.signal(fd)).attach();
@@ -111,8 +123,54 @@ export class FrontEnd implements Disposable {
     this.#guest = { device, features: this.features, queues: plan.queues };
     // This side's own idea of the device: it runs, with what was negotiated.
     new DeviceState({ ...device, offered: this.features }).adoptFeatures(this.features);
+    if (!packed) this.#inflight = this.#askForInflight(queues, queueSize);
+    this.#start(() => (packed ? PACKED_BASE : 0));
+  }
+
+  get socket(): MessageSocket {
+    return this.#socket;
+  }
+
+  /** Requests that the back end has noted as in flight. */
+  get inflight(): number {
+    if (this.#inflight === undefined) return 0;
+    const { descriptor, description } = this.#inflight;
+    const bytes = new Uint8Array(description.length);
+    readSync(descriptor, bytes, 0, bytes.length, 0);
+    const part = alignUp(INFLIGHT_HEADER_BYTES + INFLIGHT_ENTRY_BYTES * description.size, 64);
+    let count = 0;
+    for (let queue = 0; queue < description.queues; queue++)
+      for (let entry = 0; entry < description.size; entry++)
+        count += bytes[queue * part + INFLIGHT_HEADER_BYTES + entry * INFLIGHT_ENTRY_BYTES] as number;
+    return count;
+  }
+
+  /** Connects to a back end that has come again: the guest's memory, its split rings and what was in flight are as before. */
+  reconnect(): void {
+    this.#socket.close();
+    this.#socket = new MessageSocket(sharingCalls().connect(this.#path));
+    this.#negotiate();
+    const memory = new GuestMemory(this.#guest.device.memory);
+    this.#start(({ layout }) => memory.window(layout.deviceAddress, 4)?.u16(2) ?? 0);
+  }
+
+  #start(baseOf: (plan: GuestQueuePlan) => number): void {
+    if (this.#inflight !== undefined) {
+      const { descriptor, description } = this.#inflight;
+      this.order(VhostRequest.SET_INFLIGHT_FD, encodeInflight(description), [descriptor]);
+    }
     this.shareMemory();
-    for (const { index } of plan.queues) this.startQueue(index, packed ? PACKED_BASE : 0);
+    for (const plan of this.plans) this.startQueue(plan.index, baseOf(plan));
+  }
+
+  #askForInflight(queues: number, size: number) {
+    const asked = encodeInflight({ length: 0, offset: 0, queues, size });
+    this.#socket.send(VhostRequest.GET_INFLIGHT_FD, asked);
+    const reply = this.#socket.receive();
+    const descriptor = reply?.descriptors[0];
+    if (reply === undefined || descriptor === undefined)
+      throw new BlockError("EIO", "no memory for requests in flight");
+    return { descriptor, description: decodeInflight(reply.payload) };
   }
 
   /** Bytes of the disk. */
@@ -170,23 +228,24 @@ export class FrontEnd implements Disposable {
 
   /** Sends a message and waits for its reply. @throws {BlockError} EIO when the back end goes away. */
   ask(request: number, payload: Uint8Array = new Uint8Array(0)): Uint8Array {
-    this.socket.send(request, payload);
-    const reply = this.socket.receive();
+    this.#socket.send(request, payload);
+    const reply = this.#socket.receive();
     if (reply?.request !== request || !reply.isReply) throw new BlockError("EIO", `no reply to request ${request}`);
     return reply.payload;
   }
 
   /** Sends a message and waits until it is done. @throws {BlockError} EINVAL when it is refused. */
   order(request: number, payload: Uint8Array, descriptors: readonly number[] = []): void {
-    this.socket.send(request, payload, { needReply: true, descriptors });
-    const reply = this.socket.receive();
+    this.#socket.send(request, payload, { needReply: true, descriptors });
+    const reply = this.#socket.receive();
     if (reply?.request !== request) throw new BlockError("EIO", `no acknowledgement of request ${request}`);
     if (decodeBits(reply.payload).low !== 0) throw new BlockError("EINVAL", `request ${request} was refused`);
   }
 
   /** Hangs up. */
   [Symbol.dispose](): void {
-    this.socket.close();
+    this.#socket.close();
+    if (this.#inflight !== undefined) sharingCalls().close(this.#inflight.descriptor);
     for (const { kick, call, error } of this.queueDescriptors)
       for (const fd of [kick, call, error]) sharingCalls().close(fd);
     sharingCalls().close(this.memoryDescriptor);
@@ -194,13 +253,14 @@ export class FrontEnd implements Disposable {
     sharingCalls().unmap(this.#address, this.memoryLength);
   }
 
-  #negotiate(refused: number, packed: boolean): FeatureBits {
+  #negotiate(): FeatureBits {
+    const { refused = 0, packed = false } = this.#options;
     const offered = decodeBits(this.ask(VhostRequest.GET_FEATURES));
     if ((offered.low & VHOST_USER_F_PROTOCOL_FEATURES) === 0)
       throw new BlockError("ENOTSUP", "the back end has no protocol features");
     const protocol = decodeBits(this.ask(VhostRequest.GET_PROTOCOL_FEATURES));
-    this.socket.send(VhostRequest.SET_PROTOCOL_FEATURES, encodeBits(protocol));
-    this.socket.send(VhostRequest.SET_OWNER, new Uint8Array(0));
+    this.#socket.send(VhostRequest.SET_PROTOCOL_FEATURES, encodeBits(protocol));
+    this.#socket.send(VhostRequest.SET_OWNER, new Uint8Array(0));
     const low = (offered.low & ~refused) >>> 0;
     const high = packed ? offered.high : offered.high & ~VIRTIO_F_RING_PACKED_HIGH;
     this.order(VhostRequest.SET_FEATURES, encodeBits({ low, high }));
