@@ -146,6 +146,12 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
       ["-f", "qcow2", "-o", "compat=0.10,compression_type=zlib", "new.qcow2", "1000"],
       ["-f", "qcow2", "-o", "compression_type=zstd,cluster_size=2M", "new.qcow2", "0x100000"],
       ["-f", "qcow2", "-o", "preallocation=off,extended_l2=off", "new.qcow2", "0"],
+      ["-f", "qcow2", "-o", "preallocation=metadata", "new.qcow2", "10M"],
+      ["-f", "qcow2", "-o", "preallocation=metadata,compat=0.10,cluster_size=512", "new.qcow2", "1M"],
+      ["-f", "qcow2", "-o", "preallocation=falloc", "new.qcow2", "10M"],
+      ["-f", "qcow2", "-o", "preallocation=full,cluster_size=2M", "new.qcow2", "5M"],
+      ["-f", "raw", "-o", "preallocation=falloc", "new.raw", "1M"],
+      ["-f", "raw", "-o", "preallocation=full", "new.raw", "1M"],
       ["-f", "qcow2", "-b", "base.raw", "-F", "raw", "new.qcow2"],
       ["-f", "qcow2", "-b", "mid.qcow2", "-F", "qcow2", "new.qcow2", "20M"],
       ["-f", "qcow2", "-o", "backing_file=base.raw,backing_fmt=raw", "new.qcow2"],
@@ -161,13 +167,17 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
     const created = await spindle(["create", ...words], { cwd: own.folder });
     const file = words.find((word) => word.startsWith("new.")) as string;
     const look = (): unknown => JSON.parse(own.tool(qemuImg as string, "info", "--output=json", file));
+    const map = (): string => own.tool(qemuImg as string, "map", "--output=json", file);
+    const isMapped = words.some((word) => word.startsWith("preallocation=") && !word.includes("512"));
     const { "actual-size": _mine, ...ours } = look() as Record<string, unknown>;
+    const ourMap = isMapped ? map() : "";
     if (file.endsWith(".qcow2") && !words.includes("-u")) own.tool(qemuImg as string, "check", file);
     own.tool("rm", file);
     const expected = await run([qemuImg as string, "create", ...words], { cwd: own.folder });
     const { "actual-size": _theirs, ...theirs } = look() as Record<string, unknown>;
     expect(created).toEqual(expected);
     expect(ours).toEqual(theirs);
+    if (isMapped) expect(ourMap).toBe(map());
   });
 
   test.each(
@@ -183,6 +193,10 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
       ["-f", "raw", "-b", "base.raw", "-F", "raw", "new.raw"],
       ["-f", "nonsense", "new.qcow2", "1M"],
       ["-f", "qcow2", "-o", "nonsense=1", "new.qcow2", "1M"],
+      ["-f", "raw", "-o", "nonsense=1", "new.qcow2", "1M"],
+      ["-f", "raw", "-o", "preallocation=metadata", "new.qcow2", "1M"],
+      ["-f", "qcow2", "-o", "preallocation=nonsense", "new.qcow2", "1M"],
+      ["-f", "qcow2", "-o", "preallocation=metadata", "-b", "base.raw", "-F", "raw", "new.qcow2"],
       ["-f", "qcow2", "-o", "cluster_size=3k", "new.qcow2", "1M"],
       ["-f", "qcow2", "-o", "size=2M", "new.qcow2", "1M"],
       ["-f", "qcow2", "no-folder/new.qcow2", "1M"],

@@ -24,6 +24,8 @@ export {
   type DriverDefinition,
   DriverRegistry,
   type InFlightTickets,
+  type MeasuredSize,
+  type MeasureOptions,
   type OpenRequest,
   type OptionType,
 } from "./registry.ts";

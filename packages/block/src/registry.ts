@@ -37,6 +37,26 @@ export interface CreateOptions {
   readonly options: Readonly<Record<string, string>>;
 }
 
+/** What a new image is to hold. */
+export interface MeasureOptions {
+  /** Bytes of the disk. */
+  readonly size: number;
+  /** The format's own options, as for creating. */
+  readonly options: Readonly<Record<string, string>>;
+  /** Runs of data, ascending; null when all of it may be data. */
+  readonly data: readonly { readonly offset: number; readonly length: number }[] | null;
+  /** The source is of a kind that could have persistent bitmaps; it has none. */
+  readonly couldHaveBitmaps?: boolean;
+}
+
+/** Bytes of the image file: with the data that is told, and with all of the disk stored. */
+export interface MeasuredSize {
+  readonly required: number;
+  readonly "fully-allocated": number;
+  /** For persistent bitmaps; absent when source or target can have none. */
+  readonly bitmaps?: number;
+}
+
 export interface DriverDefinition {
   readonly name: string;
   /** Protocols reach storage, formats give bytes a structure, filters pass requests through. */
@@ -52,6 +72,8 @@ export interface DriverDefinition {
   open(request: OpenRequest): Co<BlockDriver>;
   /** How surely an image that begins with these bytes is of this format: 0 (not) to 100. */
   probe?(head: Uint8Array): number;
+  /** How long the file of a new image becomes. @throws {BlockError} EINVAL when an option is wrong. */
+  measure?(options: MeasureOptions): MeasuredSize;
   /** Lays out an empty image in an empty file. */
   create?(file: BlockNode, options: CreateOptions, environment: Environment): Co<void>;
   /**

@@ -25,6 +25,8 @@ export interface ConvertImageOptions {
    * new image; both backing files show the same, or the copy does not.
    */
   readonly backing?: { readonly filename: string; readonly format: string };
+  /** The part of the sources that is copied, in bytes; all of it when absent. */
+  readonly window?: { readonly start: number; readonly length: number };
   /** The target is there, and keeps its format and its length; what the sources do not reach stays. */
   readonly existing?: boolean;
   /** With `existing`: it reads as zeros, so that zeros need not be written. */
@@ -94,7 +96,8 @@ function* convertIn(
   const { existing = false, cache = "unsafe", signal, salvage, progress } = options;
   const sources: BlockNode[] = [];
   for (const name of names) sources.push(yield* openChain(graph, name, { readOnly: true }));
-  const length = sources.reduce((sum, node) => sum + alignUp(node.length, SECTOR_SIZE), 0);
+  const whole = sources.reduce((sum, node) => sum + alignUp(node.length, SECTOR_SIZE), 0);
+  const length = options.window?.length ?? whole;
   checkCompression(session, graph, options);
   if (!existing) yield* createTarget(graph, target, options, length);
   const node = yield* openChain(graph, target, { readOnly: false, noFlush: cache === "unsafe" });
@@ -103,6 +106,7 @@ function* convertIn(
   const createCompressor = compressorFor(session, options, length);
   yield* convert(environment, {
     sources,
+    ...(options.window === undefined ? {} : { window: options.window }),
     target: node,
     targetIsZero: backingNode === null && (!existing || options.targetIsZero === true),
     ...(backingNode === null || options.backing === undefined

@@ -2,7 +2,7 @@
 import { BlockError, type Co } from "@spindle/base";
 import type { BlockNode, Graph, ImageInformation } from "@spindle/block";
 import { combinePath } from "./combine-path.ts";
-import { type ImageName, openAlone } from "./open-image.ts";
+import { type ImageName, openAlone, openChain } from "./open-image.ts";
 import { Session } from "./session.ts";
 
 export interface ImageInfo extends ImageInformation {
@@ -45,6 +45,15 @@ export async function imageChainInfo(filename: string, options: ImageInfoOptions
   options.signal?.throwIfAborted();
   await using session = new Session({ allowBacking: options.allowBacking ?? [] });
   return await session.run(lookAtChain(session.graph, { filename, format: options.format }, options));
+}
+
+/** The bytes of a disk. @throws {BlockError} when it cannot be opened. */
+export async function imageLength(
+  name: ImageName,
+  options: { readonly allowBacking?: readonly string[] } = {},
+): Promise<number> {
+  await using session = new Session({ allowBacking: options.allowBacking ?? [] });
+  return (await session.run(openChain(session.graph, name, { readOnly: true }))).length;
 }
 
 function* lookAt(graph: Graph, image: ImageName, { forceShare }: ImageInfoOptions): Co<ImageInfo> {

@@ -13,7 +13,8 @@ export {
 } from "./disk.ts";
 export type { MapExtent } from "./disk-map.ts";
 export { driverRegistry } from "./driver-registry.ts";
-export { type ImageInfo, type ImageInfoOptions, imageChainInfo, imageInfo } from "./image-info.ts";
+export { type ImageInfo, type ImageInfoOptions, imageChainInfo, imageInfo, imageLength } from "./image-info.ts";
+export { type MeasureImageOptions, measureImage } from "./measure-image.ts";
 export { type OpenDiskOptions, openDisk } from "./open-disk.ts";
 export { type ImageName, openChain } from "./open-image.ts";
 export { type RebaseImageOptions, rebaseImage } from "./rebase-image.ts";

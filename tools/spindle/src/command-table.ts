@@ -47,6 +47,18 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
     summary: "put another backing file below an image",
     load: async () => (await import("./commands/rebase.ts")).rebase,
   },
+  measure: {
+    summary: "tell how long the file of a new image becomes",
+    load: async () => (await import("./commands/measure.ts")).measure,
+  },
+  dd: {
+    summary: "copy part of what an image shows into a new one",
+    load: async () => (await import("./commands/dd.ts")).dd,
+  },
+  bench: {
+    summary: "read or write an image as fast as it can be",
+    load: async () => (await import("./commands/bench.ts")).bench,
+  },
   resize: {
     summary: "make a disk longer or shorter",
     load: async () => (await import("./commands/resize.ts")).resize,

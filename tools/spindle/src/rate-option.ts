@@ -8,9 +8,14 @@ export const SIZE_SUFFIXES =
 
 /** @returns 0 when no limit is given. @throws {UsageError} in qemu-img's words when it is no size. */
 export function rateOption(text = "0"): number {
+  return sizeOr(text, `Invalid rate limit specified. ${SIZE_SUFFIXES}`);
+}
+
+/** @throws {UsageError} with the message when the text is no size. */
+export function sizeOr(text: string, otherwise: string): number {
   try {
     return parseSize(text);
   } catch {
-    throw new UsageError(`Invalid rate limit specified. ${SIZE_SUFFIXES}`);
+    throw new UsageError(otherwise);
   }
 }

@@ -3,7 +3,7 @@
  * from cluster 0 on.
  */
 import { alignUp, BlockError, ByteView, type Co, encodeUtf8, isPowerOfTwo, parseSize } from "@spindle/base";
-import { type BlockNode, type CreateOptions, IoVector } from "@spindle/block";
+import { type BlockNode, type CreateOptions, IoVector, type Preallocation } from "@spindle/block";
 import {
   type CompressionType,
   EXTENSION_BACKING_FORMAT,
@@ -42,10 +42,11 @@ const FEATURE_NAME_BYTES = 48;
 /** QEMU writes the names, which nobody needs, only where this much room is left in the header's cluster. */
 const FEATURE_NAMES_ROOM = 4096;
 
+const PREALLOCATIONS: readonly Preallocation[] = ["off", "metadata", "falloc", "full"];
+
 /** Options that are understood only as "no". */
 const ONLY_OFF: Readonly<Record<string, string>> = {
   lazy_refcounts: "off",
-  preallocation: "off",
   extended_l2: "off",
   data_file_raw: "off",
   encryption: "off",
@@ -65,8 +66,13 @@ export function* createQcow2(file: BlockNode, options: CreateOptions): Co<void> 
   yield* file.flush();
 }
 
-function planLayout({ size, options }: CreateOptions): Layout {
+export function planLayout({ size, options, backing }: CreateOptions): Layout {
   checkKnown(options);
+  if (parsePreallocation(options) !== "off" && backing !== undefined)
+    throw new BlockError(
+      "EINVAL",
+      "Backing file and preallocation can only be used at the same time if extended_l2 is enabled",
+    );
   const clusterSize = parseSize(options["cluster_size"] ?? "64k");
   if (!isPowerOfTwo(clusterSize) || clusterSize < 512 || clusterSize > 2 * 1024 * 1024)
     throw new BlockError("EINVAL", "Cluster size must be a power of two between 512 and 2048k");
@@ -111,13 +117,20 @@ function planLayout({ size, options }: CreateOptions): Layout {
 }
 
 function checkKnown(options: Readonly<Record<string, string>>): void {
-  const known = ["cluster_size", "compat", "refcount_bits", "compression_type"];
+  const known = ["cluster_size", "compat", "refcount_bits", "compression_type", "preallocation"];
   for (const [key, value] of Object.entries(options)) {
     if (known.includes(key)) continue;
     const only = Object.hasOwn(ONLY_OFF, key) ? ONLY_OFF[key] : undefined;
     if (only === undefined) throw new BlockError("EINVAL", `Invalid parameter '${key}'`);
     if (value !== only) throw new BlockError("ENOTSUP", `${key}=${value} is not supported`);
   }
+}
+
+/** @throws {BlockError} EINVAL with QEMU's text for a mode that there is not. */
+export function parsePreallocation({ preallocation = "off" }: CreateOptions["options"]): Preallocation {
+  const mode = PREALLOCATIONS.find((one) => one === preallocation);
+  if (mode !== undefined) return mode;
+  throw new BlockError("EINVAL", `Parameter 'preallocation' does not accept value '${preallocation}'`);
 }
 
 function parseCompat(text: string): 2 | 3 {

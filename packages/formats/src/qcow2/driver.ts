@@ -4,9 +4,11 @@ import {
   type BackingFile,
   type BlockDriver,
   type BlockNode,
+  type Children,
   type DriverDefinition,
   type Extent,
   type ImageInformation,
+  type InFlightTickets,
   type InternalSnapshot,
   IoVector,
   type OpenRequest,
@@ -17,7 +19,7 @@ import { ClusterImage } from "../cluster-image.ts";
 import { Allocator } from "./allocate.ts";
 import { dropBackingFile, renameBackingFile } from "./backing-link.ts";
 import { checkQcow2 } from "./check.ts";
-import { createQcow2 } from "./create.ts";
+import { createQcow2, parsePreallocation } from "./create.ts";
 import {
   type CompressionType,
   QCOW2_COMPAT_LAZY_REFCOUNTS,
@@ -29,8 +31,10 @@ import {
 import { ImageState } from "./image-state.ts";
 import { reclaimLeaks } from "./leaks.ts";
 import { Qcow2ClusterMap } from "./mapping.ts";
+import { measureQcow2 } from "./measure.ts";
 import { collectMetadata, MetadataClusters } from "./metadata-clusters.ts";
 import { readPadded } from "./padded-read.ts";
+import { preallocateClusters } from "./preallocate.ts";
 import { readHeader } from "./read-header.ts";
 import { Refcounts } from "./refcount.ts";
 import { emptyImage, resizeImage } from "./resize.ts";
@@ -119,6 +123,12 @@ class Qcow2Driver implements BlockDriver {
     return resizeImage(parts, length, preallocation);
   }
 
+  /** Gives every guest cluster of a new image its host cluster. */
+  *preallocate(preallocation: Exclude<Preallocation, "off">): Co<void> {
+    const to = alignUp(this.length(), this.clusterSize);
+    yield* preallocateClusters(this.#state, this.clusters, { from: 0, to }, preallocation);
+  }
+
   makeEmpty(): Co<void> {
     return emptyImage({ state: this.#state, map: this.clusters, writeBack: this.#writeBack });
   }
@@ -198,6 +208,18 @@ function snapshotInformation(snapshot: InternalSnapshot): Readonly<Record<string
   };
 }
 
+function* openQcow2(request: OpenRequest): Co<Qcow2Driver> {
+  const file = request.children.file as BlockNode;
+  const header = yield* readHeader(file);
+  if (!request.readOnly) checkWritable(header);
+  const state = yield* openState(request, header);
+  if (!request.readOnly) yield* clearAutoclear(file, header);
+  return yield* Qcow2Driver.open(state, request.readOnly);
+}
+
+/** A new image, which nobody else knows of. */
+const UNUSED: InFlightTickets = { ticket: () => 0, oldestTicket: () => Number.POSITIVE_INFINITY };
+
 export const qcow2Format: DriverDefinition = {
   name: "qcow2",
   kind: "format",
@@ -209,15 +231,18 @@ export const qcow2Format: DriverDefinition = {
     const isQcow = head.length >= 8 && new DataView(head.buffer, head.byteOffset).getUint32(0) === QCOW2_MAGIC;
     return isQcow && new DataView(head.buffer, head.byteOffset).getUint32(4) >= 2 ? 100 : 0;
   },
-  *open(request) {
-    const file = request.children.file as BlockNode;
-    const header = yield* readHeader(file);
-    if (!request.readOnly) checkWritable(header);
-    const state = yield* openState(request, header);
-    if (!request.readOnly) yield* clearAutoclear(file, header);
-    return yield* Qcow2Driver.open(state, request.readOnly);
+  open: openQcow2,
+  measure: measureQcow2,
+  *create(file, options, environment) {
+    yield* createQcow2(file, options);
+    const preallocation = parsePreallocation(options.options);
+    if (preallocation === "off") return;
+    const children: Children = { file, backing: null };
+    const request = { nodeName: file.name, options: {}, children, readOnly: false, environment, inFlight: UNUSED };
+    const driver = yield* openQcow2(request);
+    yield* driver.preallocate(preallocation);
+    yield* driver.close();
   },
-  create: createQcow2,
   check: checkQcow2,
 };
 

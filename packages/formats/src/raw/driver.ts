@@ -8,6 +8,8 @@ import {
   type DriverDefinition,
   type Extent,
   IoVector,
+  type MeasuredSize,
+  type MeasureOptions,
   type OpenRequest,
   type Preallocation,
   type WriteFlags,
@@ -17,6 +19,8 @@ import {
 /** Bytes of an image in which its format is looked for. */
 const PROBE_BYTES = 512;
 const FIRST_BLOCK_BYTES = 4096;
+
+const PREALLOCATIONS: readonly Preallocation[] = ["off", "metadata", "falloc", "full"];
 
 class RawDriver implements BlockDriver {
   readonly name = "raw";
@@ -91,6 +95,16 @@ class RawDriver implements BlockDriver {
   }
 }
 
+/** @throws {BlockError} EINVAL with QEMU's text for another option or an unknown mode. */
+function preallocationOf(options: CreateOptions["options"]): Preallocation {
+  for (const key of Object.keys(options))
+    if (key !== "preallocation") throw new BlockError("EINVAL", `Invalid parameter '${key}'`);
+  const { preallocation = "off" } = options;
+  const mode = PREALLOCATIONS.find((one) => one === preallocation);
+  if (mode !== undefined) return mode;
+  throw new BlockError("EINVAL", `Parameter 'preallocation' does not accept value '${preallocation}'`);
+}
+
 export const rawFormat: DriverDefinition = {
   name: "raw",
   kind: "format",
@@ -99,9 +113,14 @@ export const rawFormat: DriverDefinition = {
   *open(request) {
     return new RawDriver(request);
   },
-  *create(file: BlockNode, { size }: CreateOptions) {
+  measure({ size, options }: MeasureOptions): MeasuredSize {
+    preallocationOf(options);
     const length = alignUp(size, SECTOR_SIZE);
-    yield* file.truncate(length);
+    return { required: length, "fully-allocated": length };
+  },
+  *create(file: BlockNode, { size, options }: CreateOptions) {
+    const length = alignUp(size, SECTOR_SIZE);
+    yield* file.truncate(length, preallocationOf(options));
     // As QEMU does, so that whoever probes the file's alignment finds a block that is there.
     const first = length < FIRST_BLOCK_BYTES ? Math.min(length, SECTOR_SIZE) : FIRST_BLOCK_BYTES;
     if (first > 0) yield* file.write(0, IoVector.of(new Uint8Array(first)));

@@ -1,5 +1,5 @@
 /** `spindle convert`: copies what images show into a new one. */
-import { BlockError, isBlockError, MiB, parseSize } from "@spindle/base";
+import { BlockError, isBlockError, MiB } from "@spindle/base";
 import { type ConvertImageOptions, convertImage, type ImageName, type StreamProgress } from "spindle";
 import { CACHE_MODES, type CacheMode, checkCacheModes, targetCache } from "../cache-mode.ts";
 import { type Command, defineCommand, numberOption, type OptionValues, UsageError } from "../command.ts";
@@ -11,7 +11,7 @@ import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options
 import { complain } from "../output.ts";
 import { percentDisplay } from "../percent-display.ts";
 import { type ProgressDisplay, progressDisplay } from "../progress-display.ts";
-import { rateOption, SIZE_SUFFIXES } from "../rate-option.ts";
+import { rateOption, SIZE_SUFFIXES, sizeOr } from "../rate-option.ts";
 
 const WORKERS_MAX = 32;
 const DEPTH_MAX = 16;
@@ -167,14 +167,6 @@ function depthOption(text = "8"): number {
   const depth = Number(text);
   if (/^\d+$/.test(text) && depth >= 1 && depth <= DEPTH_MAX) return depth;
   throw new UsageError(`Invalid number of coroutines. Allowed number of coroutines is between 1 and ${DEPTH_MAX}`);
-}
-
-function sizeOr(text: string, otherwise: string): number {
-  try {
-    return parseSize(text);
-  } catch {
-    throw new UsageError(otherwise);
-  }
 }
 
 function displayOf(values: Values): ProgressDisplay | undefined {

@@ -1,0 +1,54 @@
+/** Tells how long the file of a new image becomes: what `qemu-img measure` does. */
+import { BlockError, type Co } from "@spindle/base";
+import { type BlockNode, chainStatus, type DriverDefinition, type Graph, type MeasuredSize } from "@spindle/block";
+import { type ImageName, openChain } from "./open-image.ts";
+import { Session } from "./session.ts";
+
+export interface MeasureImageOptions {
+  /** The new image's format. */
+  readonly format: string;
+  /** Its own options, with qemu-img's keys and texts. */
+  readonly options?: Readonly<Record<string, string>>;
+  /** It has a backing file, of which nobody knows what it shares with the source: all may be data. */
+  readonly hasBacking?: boolean;
+  readonly allowBacking?: readonly string[];
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * @param source the image whose content it is to hold, or the bytes of an empty disk
+ * @throws {BlockError} EINVAL when an option is wrong, ENOTSUP when the format cannot tell, and what opening throws.
+ */
+export async function measureImage(source: ImageName | number, options: MeasureImageOptions): Promise<MeasuredSize> {
+  options.signal?.throwIfAborted();
+  await using session = new Session({ allowBacking: options.allowBacking ?? [] });
+  return await session.run(measureIn(session.graph, source, options));
+}
+
+function* measureIn(graph: Graph, source: ImageName | number, request: MeasureImageOptions): Co<MeasuredSize> {
+  const { format, options = {}, hasBacking = false } = request;
+  const definition: DriverDefinition | undefined = graph.registry.has(format) ? graph.registry.get(format) : undefined;
+  if (definition === undefined) throw new BlockError("EINVAL", `Unknown file format '${format}'`);
+  if (definition.measure === undefined)
+    throw new BlockError("ENOTSUP", `Format driver '${format}' does not support size measurement`);
+  if (typeof source === "number") return definition.measure({ size: source, options, data: [] });
+  const node = yield* openChain(graph, source, { readOnly: true });
+  const data = hasBacking ? null : yield* dataRuns(node);
+  const specific = node.driver.information?.()["format-specific"];
+  const couldHaveBitmaps = specific?.type === "qcow2" && specific.data["compat"] === "1.1";
+  return definition.measure({ size: node.length, options, data, couldHaveBitmaps });
+}
+
+function* dataRuns(node: BlockNode): Co<{ offset: number; length: number }[]> {
+  const runs: { offset: number; length: number }[] = [];
+  for (let offset = 0; offset < node.length; ) {
+    const { length, allocated, zero } = yield* chainStatus(node, null, offset, node.length - offset);
+    const last = runs.at(-1);
+    if (allocated && !zero) {
+      if (last !== undefined && last.offset + last.length === offset) last.length += length;
+      else runs.push({ offset, length });
+    }
+    offset += length;
+  }
+  return runs;
+}
