@@ -102,6 +102,12 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
       ["info", "-f", "qcow2", "base.raw"],
       ["info", "-f", "nonsense", "base.raw"],
       ["info", "-U", "base.raw"],
+      ["info", "--image-opts", "driver=qcow2,file.driver=file,file.filename=top.qcow2"],
+      ["info", 'json:{"driver":"qcow2","file":{"driver":"file","filename":"top.qcow2"}}'],
+      ["info", "--output=json", "file:top.qcow2"],
+      ["map", "--output=json", "--image-opts", "file.filename=top.qcow2"],
+      ["map", "json:{'driver':'qcow2','file.filename':'top.qcow2'}"],
+      ["compare", "--image-opts", "driver=raw,file.filename=base.raw", "file.filename=base.raw"],
       ["info", "missing.qcow2"],
       ["info", "--output=nonsense", "base.raw"],
       ["info", "base.raw", "mid.qcow2"],
@@ -158,6 +164,11 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
       ["-f", "qcow2", "-b", "it's,a b.qcow2", "-F", "qcow2", "new.qcow2"],
       ["-f", "qcow2", "-u", "-b", "gone.raw", "-F", "raw", "new.qcow2", "1G"],
       ["-q", "-f", "qcow2", "new.qcow2", "1P"],
+      ["-f", "qcow2", "-o", "preallocation=metadata", "new.qcow2", "3M"],
+      ["-f", "qcow2", "-o", "preallocation=falloc", "new.qcow2", "3000k"],
+      ["-f", "qcow2", "-o", "preallocation=full,encryption=off", "new.qcow2", "1M"],
+      ["-f", "raw", "-o", "preallocation=falloc", "new.raw", "1M"],
+      ["-f", "raw", "-o", "preallocation=full", "new.raw", "1M"],
       ["-f", "raw", "new.raw", "1000"],
       ["new.raw", "1M"],
     ].map(titled),
@@ -198,6 +209,9 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
       ["-f", "qcow2", "-o", "preallocation=nonsense", "new.qcow2", "1M"],
       ["-f", "qcow2", "-o", "preallocation=metadata", "-b", "base.raw", "-F", "raw", "new.qcow2"],
       ["-f", "qcow2", "-o", "cluster_size=3k", "new.qcow2", "1M"],
+      ["-f", "qcow2", "-o", "preallocation=nonsense", "new.qcow2", "1M"],
+      ["-f", "qcow2", "-o", "preallocation=metadata", "-b", "base.raw", "-F", "raw", "new.qcow2"],
+      ["-f", "raw", "-o", "preallocation=nonsense", "new.raw", "1M"],
       ["-f", "qcow2", "-o", "size=2M", "new.qcow2", "1M"],
       ["-f", "qcow2", "no-folder/new.qcow2", "1M"],
       ["-f", "qcow2"],
@@ -206,7 +220,7 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
     const ours = await spindle(["create", ...words], { cwd: scratch.folder });
     const theirs = await run([qemuImg as string, "create", ...words], { cwd: scratch.folder });
     expect(ours.code).toBe(theirs.code);
-    expect(ours.stdout).toBe("");
+    expect(ours.stdout).toBe(theirs.stdout);
     expect(ours.stderr).toMatch(/^spindle: .*\n$/);
   });
 });

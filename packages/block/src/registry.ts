@@ -74,6 +74,8 @@ export interface DriverDefinition {
   probe?(head: Uint8Array): number;
   /** How long the file of a new image becomes. @throws {BlockError} EINVAL when an option is wrong. */
   measure?(options: MeasureOptions): MeasuredSize;
+  /** The options of {@link create}, by name. */
+  readonly createOptions?: readonly string[];
   /** Lays out an empty image in an empty file. */
   create?(file: BlockNode, options: CreateOptions, environment: Environment): Co<void>;
   /**

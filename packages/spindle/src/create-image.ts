@@ -20,6 +20,8 @@ export interface CreateImageOptions {
   readonly options?: Readonly<Record<string, string>>;
   /** Folders in which, or below which, the backing file's own backing files may lie beside its folder. */
   readonly allowBacking?: readonly string[];
+  /** Called when it is known what will be created, before anything is. */
+  readonly planned?: (image: CreatedImage) => void;
   readonly signal?: AbortSignal;
 }
 
@@ -47,6 +49,7 @@ export function* createIn(graph: Graph, filename: string, options: CreateImageOp
   const size = options.size ?? (yield* sizeFromBacking(graph, filename, options));
   if (options.size !== undefined && backing !== undefined && options.unsafe !== true)
     yield* backingLength(graph, filename, backing);
+  options.planned?.({ size });
   const existed = exists(filename);
   yield* createFile(filename);
   try {
@@ -64,13 +67,15 @@ export function* createIn(graph: Graph, filename: string, options: CreateImageOp
 
 type Creatable = DriverDefinition & Required<Pick<DriverDefinition, "create">>;
 
-function formatToCreate(graph: Graph, { format, backing }: CreateImageOptions): Creatable {
+function formatToCreate(graph: Graph, { format, backing, options = {} }: CreateImageOptions): Creatable {
   if (!graph.registry.names().includes(format)) throw new BlockError("EINVAL", `Unknown file format '${format}'`);
   const definition = graph.registry.get(format);
   if (definition.create === undefined)
     throw new BlockError("ENOTSUP", `Format driver '${format}' does not support image creation`);
   if (backing !== undefined && definition.supportsBacking !== true)
     throw new BlockError("EINVAL", `Backing file not supported for file format '${format}'`);
+  const unknown = Object.keys(options).find((key) => definition.createOptions?.includes(key) === false);
+  if (unknown !== undefined) throw new BlockError("EINVAL", `Invalid parameter '${unknown}'`);
   return definition as Creatable;
 }
 

@@ -1,6 +1,6 @@
 /** What `info` tells of images, with the keys of qemu-img's JSON output (qapi ImageInfo). */
 import { BlockError, type Co } from "@spindle/base";
-import type { BlockNode, Graph, ImageInformation } from "@spindle/block";
+import type { BlockNode, Graph, ImageInformation, OptionRecord } from "@spindle/block";
 import { combinePath } from "./combine-path.ts";
 import { type ImageName, openAlone, openChain } from "./open-image.ts";
 import { Session } from "./session.ts";
@@ -20,6 +20,8 @@ export interface ImageInfo extends ImageInformation {
 export interface ImageInfoOptions {
   /** The image's format; found out when absent. */
   readonly format?: string | undefined;
+  /** Options of the image's node, as `blockdev-add` takes them; the file name is for people only then. */
+  readonly options?: OptionRecord | undefined;
   /** Looks at it although another program may be writing it. */
   readonly forceShare?: boolean;
   /** Folders in which, or below which, backing files may lie beside the image's own folder. */
@@ -34,7 +36,7 @@ export interface ImageInfoOptions {
 export async function imageInfo(filename: string, options: ImageInfoOptions = {}): Promise<ImageInfo> {
   options.signal?.throwIfAborted();
   await using session = new Session();
-  return await session.run(lookAt(session.graph, { filename, format: options.format }, options));
+  return await session.run(lookAt(session.graph, { filename, ...options }, options));
 }
 
 /**
@@ -44,7 +46,7 @@ export async function imageInfo(filename: string, options: ImageInfoOptions = {}
 export async function imageChainInfo(filename: string, options: ImageInfoOptions = {}): Promise<ImageInfo[]> {
   options.signal?.throwIfAborted();
   await using session = new Session({ allowBacking: options.allowBacking ?? [] });
-  return await session.run(lookAtChain(session.graph, { filename, format: options.format }, options));
+  return await session.run(lookAtChain(session.graph, { filename, ...options }, options));
 }
 
 /** The bytes of a disk. @throws {BlockError} when it cannot be opened. */

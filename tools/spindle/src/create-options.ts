@@ -17,6 +17,7 @@ interface Created {
 /** What qemu-img lists for a format, in its order; options without a default only when they are given. */
 const LISTED: Readonly<Record<string, readonly (readonly [key: string, byDefault?: string])[]>> = {
   qcow2: [
+    ["encryption"],
     ["cluster_size", "65536"],
     ["extended_l2", "off"],
     ["preallocation"],
@@ -27,14 +28,17 @@ const LISTED: Readonly<Record<string, readonly (readonly [key: string, byDefault
     ["backing_fmt"],
     ["lazy_refcounts", "off"],
     ["refcount_bits", "16"],
+    ["nocow"],
+    ["extent_size_hint"],
   ],
-  raw: [["size"], ["preallocation"]],
+  raw: [["size"], ["nocow"], ["preallocation"], ["extent_size_hint"]],
 };
 
 /** The line that qemu-img prints when it creates an image. */
 export function formattingLine(filename: string, { format, options, backing, size }: Created): string {
   const values: Record<string, string> = { ...options, size: String(size) };
-  if (options["cluster_size"] !== undefined) values["cluster_size"] = String(parseSize(options["cluster_size"]));
+  for (const key of ["cluster_size", "extent_size_hint"])
+    if (options[key] !== undefined) values[key] = String(parseSize(options[key]));
   if (backing !== undefined) {
     values["backing_file"] = backing.filename.replaceAll(",", ",,");
     values["backing_fmt"] = backing.format;

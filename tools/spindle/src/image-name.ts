@@ -78,7 +78,24 @@ export function operandImage(text: string, { format, imageOpts = false }: Operan
   if (name.filename !== undefined) return { filename: name.filename, format };
   const options = imageNodeOptions(name, driverRegistry());
   const told = options["driver"] === undefined && format !== undefined ? { driver: format } : {};
-  return { filename: text, options: { ...told, ...options } };
+  return { filename: plainFilename(options) ?? text, options: { ...told, ...options } };
+}
+
+/** What is told, for functions that want nothing else. */
+export function given({ format, options }: Omit<LibraryImageName, "filename">): {
+  format?: string;
+  options?: OptionRecord;
+} {
+  return { ...(format === undefined ? {} : { format }), ...(options === undefined ? {} : { options }) };
+}
+
+/** The file name that says all that the options say; undefined when they say more. */
+function plainFilename(options: OptionRecord): string | undefined {
+  const { driver: _driver, file, ...rest } = options;
+  if (Object.keys(rest).length > 0 || typeof file !== "object" || file === null) return undefined;
+  const { driver, filename, ...more } = file as OptionRecord;
+  const isPlain = driver === "file" && typeof filename === "string" && Object.keys(more).length === 0;
+  return isPlain ? filename : undefined;
 }
 
 /** A file of the host is what a file name means where no driver is told. */

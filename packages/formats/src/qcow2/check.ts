@@ -63,7 +63,10 @@ class Check {
   *run(): Co<void> {
     const image = this.#image;
     const tally = this.#tally;
-    if (tally.repair !== "none") this.#checkRepairable();
+    if (tally.repair !== "none") {
+      this.#checkRepairable();
+      yield* this.#clearUnknownFeatures();
+    }
     yield* this.#checkBitmaps();
     const snapshots = yield* checkSnapshotTable(image, tally);
     const kept = tally.repairsErrors ? yield* this.#mend(snapshots) : snapshots.table.entries;
@@ -89,6 +92,13 @@ class Check {
     if (l1.byteLength === 0) return;
     if (isOutside || overlaps(0, clusterSize) || overlaps(header.refcountTableOffset, refcountTable.byteLength))
       throw new BlockError("EIO", "the L1 table is lost, and with it the disk: nothing is repaired", { corrupt: true });
+  }
+
+  /** What a writer does not know it does not keep up, and says so by clearing these bits. */
+  *#clearUnknownFeatures(): Co<void> {
+    const { autoclear } = this.#image.header;
+    const known = autoclear & QCOW2_AUTOCLEAR_BITMAPS;
+    if (known !== autoclear) yield* writeFeatures(this.#image, HEADER_AUTOCLEAR, known);
   }
 
   /** Bitmaps that cannot be read are an error as when the image is opened; a repair gives them up. */

@@ -4,6 +4,7 @@
  */
 import { alignUp, BlockError, ByteView, type Co, encodeUtf8, isPowerOfTwo, parseSize } from "@spindle/base";
 import { type BlockNode, type CreateOptions, IoVector, type Preallocation } from "@spindle/block";
+import { checkFileOptions, FILE_CREATE_OPTIONS } from "../file-create-options.ts";
 import {
   type CompressionType,
   EXTENSION_BACKING_FORMAT,
@@ -68,6 +69,7 @@ export function* createQcow2(file: BlockNode, options: CreateOptions): Co<void> 
 
 export function planLayout({ size, options, backing }: CreateOptions): Layout {
   checkKnown(options);
+  checkFileOptions(options);
   if (parsePreallocation(options) !== "off" && backing !== undefined)
     throw new BlockError(
       "EINVAL",
@@ -116,10 +118,17 @@ export function planLayout({ size, options, backing }: CreateOptions): Layout {
   };
 }
 
+const UNDERSTOOD = ["cluster_size", "compat", "refcount_bits", "compression_type", "preallocation"];
+
+export const QCOW2_CREATE_OPTIONS: readonly string[] = [
+  ...UNDERSTOOD,
+  ...FILE_CREATE_OPTIONS,
+  ...Object.keys(ONLY_OFF),
+];
+
 function checkKnown(options: Readonly<Record<string, string>>): void {
-  const known = ["cluster_size", "compat", "refcount_bits", "compression_type", "preallocation"];
   for (const [key, value] of Object.entries(options)) {
-    if (known.includes(key)) continue;
+    if (UNDERSTOOD.includes(key) || FILE_CREATE_OPTIONS.includes(key)) continue;
     const only = Object.hasOwn(ONLY_OFF, key) ? ONLY_OFF[key] : undefined;
     if (only === undefined) throw new BlockError("EINVAL", `Invalid parameter '${key}'`);
     if (value !== only) throw new BlockError("ENOTSUP", `${key}=${value} is not supported`);

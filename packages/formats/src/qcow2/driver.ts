@@ -19,7 +19,7 @@ import { ClusterImage } from "../cluster-image.ts";
 import { Allocator } from "./allocate.ts";
 import { dropBackingFile, renameBackingFile } from "./backing-link.ts";
 import { checkQcow2 } from "./check.ts";
-import { createQcow2, parsePreallocation } from "./create.ts";
+import { createQcow2, parsePreallocation, QCOW2_CREATE_OPTIONS } from "./create.ts";
 import {
   type CompressionType,
   QCOW2_COMPAT_LAZY_REFCOUNTS,
@@ -243,6 +243,7 @@ export const qcow2Format: DriverDefinition = {
     yield* driver.preallocate(preallocation);
     yield* driver.close();
   },
+  createOptions: QCOW2_CREATE_OPTIONS,
   check: checkQcow2,
 };
 

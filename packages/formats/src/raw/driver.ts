@@ -15,6 +15,7 @@ import {
   type WriteFlags,
   zeroExtent,
 } from "@spindle/block";
+import { checkFileOptions, FILE_CREATE_OPTIONS } from "../file-create-options.ts";
 
 /** Bytes of an image in which its format is looked for. */
 const PROBE_BYTES = 512;
@@ -118,7 +119,9 @@ export const rawFormat: DriverDefinition = {
     const length = alignUp(size, SECTOR_SIZE);
     return { required: length, "fully-allocated": length };
   },
+  createOptions: ["preallocation", ...FILE_CREATE_OPTIONS],
   *create(file: BlockNode, { size, options }: CreateOptions) {
+    checkFileOptions(options);
     const length = alignUp(size, SECTOR_SIZE);
     yield* file.truncate(length, preallocationOf(options));
     // As QEMU does, so that whoever probes the file's alignment finds a block that is there.

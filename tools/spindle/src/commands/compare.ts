@@ -4,7 +4,8 @@ import { type Disk, openDisk } from "spindle";
 import { type Command, defineCommand } from "../command.ts";
 import { type Comparison, compareDisks, MapFailure, ReadFailure } from "../compare-disks.ts";
 import { EXIT_COMPARE_MAP, EXIT_COMPARE_OPEN, EXIT_COMPARE_READ, EXIT_DIFFERENT, EXIT_OK } from "../exit-codes.ts";
-import { ALLOW_BACKING, FORCE_SHARE, FORMAT } from "../image-options.ts";
+import { given, operandImage } from "../image-name.ts";
+import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
 import { complain, print } from "../output.ts";
 import { percentLine } from "../percent-display.ts";
 
@@ -17,6 +18,7 @@ export const compare: Command = defineCommand({
   options: {
     format: { ...FORMAT, help: "the first image's format (default: found by looking at it)" },
     "second-format": { short: "F", value: "FORMAT", help: "the second image's format" },
+    "image-opts": IMAGE_OPTS,
     progress: { short: "p", help: "show how far it is" },
     quiet: { short: "q", help: "print nothing but errors" },
     strict: { short: "s", help: "sizes and maps must be the same, too" },
@@ -29,8 +31,8 @@ export const compare: Command = defineCommand({
       if (!quiet) await print(`${line}\n`);
     };
     const disks = await openBoth(
-      { filename: first, format: values.format },
-      { filename: second, format: values["second-format"] },
+      { operand: first, format: values.format, imageOpts: values["image-opts"] },
+      { operand: second, format: values["second-format"], imageOpts: values["image-opts"] },
       { allowBacking: values["allow-backing"], forceShare: values["force-share"] },
     );
     if (disks === undefined) return EXIT_COMPARE_OPEN;
@@ -53,8 +55,9 @@ export const compare: Command = defineCommand({
 });
 
 interface Image {
-  readonly filename: string;
+  readonly operand: string;
   readonly format: string | undefined;
+  readonly imageOpts: boolean;
 }
 
 async function openBoth(
@@ -64,8 +67,10 @@ async function openBoth(
 ): Promise<[Disk, Disk] | undefined> {
   const opened: Disk[] = [];
   try {
-    for (const { filename, format } of [one, other])
-      opened.push(await openDisk(filename, { readOnly: true, ...common, ...(format === undefined ? {} : { format }) }));
+    for (const { operand, ...told } of [one, other]) {
+      const { filename, ...image } = operandImage(operand, told);
+      opened.push(await openDisk(filename, { readOnly: true, ...common, ...given(image) }));
+    }
     return opened as [Disk, Disk];
   } catch (error) {
     for (const disk of opened) await disk.close();

@@ -1,6 +1,6 @@
 /** `spindle create`: lays out an empty image. */
 import { BlockError, isBlockError } from "@spindle/base";
-import { createImage } from "spindle";
+import { type CreatedImage, createImage } from "spindle";
 import { type Command, defineCommand, sizeOption, UsageError } from "../command.ts";
 import { formattingLine, parseOptionLists } from "../create-options.ts";
 import { EXIT_OK } from "../exit-codes.ts";
@@ -38,10 +38,14 @@ export const create: Command = defineCommand({
     const named = backing === undefined ? {} : { backing };
     const sized = size === undefined ? {} : { size };
     const allowBacking = values["allow-backing"];
+    let printed: Promise<void> | undefined;
+    const planned = ({ size: known }: CreatedImage): void => {
+      const line = formattingLine(filename, { format, options, backing, size: known });
+      if (!values.quiet) printed = print(`${line}\n`);
+    };
     try {
-      const created = await createImage(filename, { format, options, unsafe, allowBacking, ...named, ...sized });
-      const line = formattingLine(filename, { format, options, backing, size: created.size });
-      if (!values.quiet) await print(`${line}\n`);
+      await createImage(filename, { format, options, unsafe, allowBacking, planned, ...named, ...sized });
+      await printed;
     } catch (error) {
       if (!isBlockError(error)) throw error;
       throw new BlockError(error.code, `${filename}: ${error.message}`, error.context, error);

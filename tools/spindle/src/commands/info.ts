@@ -4,7 +4,8 @@ import { type ImageInfo, imageChainInfo, imageInfo } from "spindle";
 import { type Command, defineCommand } from "../command.ts";
 import { dictionaryLines } from "../dictionary-lines.ts";
 import { EXIT_OK } from "../exit-codes.ts";
-import { ALLOW_BACKING, FORCE_SHARE, FORMAT, OUTPUT } from "../image-options.ts";
+import { operandImage } from "../image-name.ts";
+import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OUTPUT } from "../image-options.ts";
 import { print } from "../output.ts";
 import { prettyJson } from "../pretty-json.ts";
 import { snapshotLines } from "../snapshot-list.ts";
@@ -17,14 +18,16 @@ export const info: Command = defineCommand({
   options: {
     format: FORMAT,
     output: OUTPUT,
+    "image-opts": IMAGE_OPTS,
     "backing-chain": { help: "tell of the images below it, too" },
     "allow-backing": ALLOW_BACKING,
     "force-share": FORCE_SHARE,
   },
-  async run(values, [filename = ""]) {
+  async run(values, [operand = ""]) {
     const { format, output } = values;
     const chain = values["backing-chain"];
-    const options = { format, forceShare: values["force-share"] };
+    const { filename, ...image } = operandImage(operand, { format, imageOpts: values["image-opts"] });
+    const options = { ...image, forceShare: values["force-share"] };
     const infos = chain
       ? await imageChainInfo(filename, { ...options, allowBacking: values["allow-backing"] })
       : [await imageInfo(filename, options)];

@@ -3,7 +3,8 @@ import { BlockError } from "@spindle/base";
 import { type MapExtent, openDisk } from "spindle";
 import { type Command, defineCommand, sizeOption } from "../command.ts";
 import { EXIT_OK } from "../exit-codes.ts";
-import { ALLOW_BACKING, FORCE_SHARE, FORMAT, OUTPUT } from "../image-options.ts";
+import { given, operandImage } from "../image-name.ts";
+import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OUTPUT } from "../image-options.ts";
 import { print } from "../output.ts";
 
 export const map: Command = defineCommand({
@@ -16,14 +17,16 @@ export const map: Command = defineCommand({
     output: OUTPUT,
     "start-offset": { short: "s", value: "OFFSET", help: "begin here (default: 0)" },
     "max-length": { short: "l", value: "LENGTH", help: "list so many bytes (default: to the end)" },
+    "image-opts": IMAGE_OPTS,
     "allow-backing": ALLOW_BACKING,
     "force-share": FORCE_SHARE,
   },
-  async run(values, [filename = ""]) {
+  async run(values, [operand = ""]) {
     const { format, output } = values;
     const offset = sizeOption("start offset", values["start-offset"]) ?? 0;
     const length = sizeOption("max length", values["max-length"]);
-    const rest = { ...(format === undefined ? {} : { format }), allowBacking: values["allow-backing"] };
+    const { filename, ...image } = operandImage(operand, { format, imageOpts: values["image-opts"] });
+    const rest = { ...given(image), allowBacking: values["allow-backing"] };
     await using disk = await openDisk(filename, { ...rest, readOnly: true, forceShare: values["force-share"] });
     const runs = disk.map({ offset, ...(length === undefined ? {} : { length }) });
     await (output === "json" ? printJson(runs, offset) : printHuman(runs));

@@ -1,5 +1,5 @@
 /** `spindle resize`: makes the disk of an image longer or shorter. */
-import { parseSize } from "@spindle/base";
+import { BlockError, parseSize } from "@spindle/base";
 import { openDisk, type ResizeOptions } from "spindle";
 import { type Command, defineCommand, UsageError } from "../command.ts";
 import { EXIT_FAILURE, EXIT_OK } from "../exit-codes.ts";
@@ -34,9 +34,9 @@ export const resize: Command = defineCommand({
       ...(options === undefined ? {} : { options }),
     });
     const length = change.sign === 0 ? change.size : disk.length + change.sign * change.size;
-    if (length <= 0) throw new UsageError("New image size must be positive");
-    if (length <= disk.length && preallocation !== "off" && !shrink)
-      throw new UsageError("Preallocation can only be used for growing images");
+    if (length <= 0) throw new BlockError("EINVAL", "New image size must be positive");
+    if (length <= disk.length && preallocation !== "off")
+      throw new BlockError("EINVAL", "Preallocation can only be used for growing images");
     if (length < disk.length && !shrink) {
       complain("Use the --shrink option to perform a shrink operation.");
       complain(
