@@ -49,6 +49,8 @@ export interface ConvertImageOptions {
   readonly salvage?: (sentence: string) => void;
   /** Called every now and then. */
   readonly progress?: (progress: StreamProgress) => void;
+  /** The sources may be written by other programs meanwhile. */
+  readonly forceShare?: boolean;
   /** Folders in which, or below which, images may have backing files beside their own folder. */
   readonly allowBacking?: readonly string[];
   /** Ends the call early; what was written stays. */
@@ -95,7 +97,8 @@ function* convertIn(
   const { graph, environment } = session;
   const { existing = false, cache = "unsafe", signal, salvage, progress } = options;
   const sources: BlockNode[] = [];
-  for (const name of names) sources.push(yield* openChain(graph, name, { readOnly: true }));
+  for (const name of names)
+    sources.push(yield* openChain(graph, name, { readOnly: true, forceShare: options.forceShare }));
   const whole = sources.reduce((sum, node) => sum + alignUp(node.length, SECTOR_SIZE), 0);
   const length = options.window?.length ?? whole;
   checkCompression(session, graph, options);

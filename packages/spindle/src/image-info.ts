@@ -52,10 +52,10 @@ export async function imageChainInfo(filename: string, options: ImageInfoOptions
 /** The bytes of a disk. @throws {BlockError} when it cannot be opened. */
 export async function imageLength(
   name: ImageName,
-  options: { readonly allowBacking?: readonly string[] } = {},
+  options: Pick<ImageInfoOptions, "allowBacking" | "forceShare"> = {},
 ): Promise<number> {
   await using session = new Session({ allowBacking: options.allowBacking ?? [] });
-  return (await session.run(openChain(session.graph, name, { readOnly: true }))).length;
+  return (await session.run(openChain(session.graph, name, { readOnly: true, forceShare: options.forceShare }))).length;
 }
 
 function* lookAt(graph: Graph, image: ImageName, { forceShare }: ImageInfoOptions): Co<ImageInfo> {

@@ -11,6 +11,8 @@ export interface MeasureImageOptions {
   readonly options?: Readonly<Record<string, string>>;
   /** It has a backing file, of which nobody knows what it shares with the source: all may be data. */
   readonly hasBacking?: boolean;
+  /** Another program may be writing the source. */
+  readonly forceShare?: boolean;
   readonly allowBacking?: readonly string[];
   readonly signal?: AbortSignal;
 }
@@ -32,7 +34,7 @@ function* measureIn(graph: Graph, source: ImageName | number, request: MeasureIm
   if (definition.measure === undefined)
     throw new BlockError("ENOTSUP", `Format driver '${format}' does not support size measurement`);
   if (typeof source === "number") return definition.measure({ size: source, options, data: [] });
-  const node = yield* openChain(graph, source, { readOnly: true });
+  const node = yield* openChain(graph, source, { readOnly: true, forceShare: request.forceShare });
   const data = hasBacking ? null : yield* dataRuns(node);
   const specific = node.driver.information?.()["format-specific"];
   const couldHaveBitmaps = specific?.type === "qcow2" && specific.data["compat"] === "1.1";

@@ -40,6 +40,8 @@ export interface CommandDescription<O extends OptionSpecs> {
   readonly options: O;
   /** The last word is an operand, even when it begins with a dash. */
   readonly lastIsOperand?: true;
+  /** Done instead, whatever the operands are, when it gives an exit code. */
+  insteadOf?(values: OptionValues<O>): Promise<number> | undefined;
   /** @returns the exit code. */
   run(values: OptionValues<O>, operands: readonly string[]): Promise<number>;
 }
@@ -64,6 +66,8 @@ export function defineCommand<const O extends OptionSpecs>(description: CommandD
       const last = description.lastIsOperand === true ? argv.slice(-1) : [];
       const { values, operands: others } = parse(description.options, argv.slice(0, argv.length - last.length));
       const operands = [...others, ...last];
+      const instead = description.insteadOf?.(values);
+      if (instead !== undefined) return await instead;
       const { least, most, otherwise } = description.operandCount;
       if (operands.length < least || operands.length > most) throw new UsageError(otherwise);
       return await description.run(values, operands);
@@ -96,7 +100,8 @@ function parse<O extends OptionSpecs>(
   argv: readonly string[],
 ): { values: OptionValues<O>; operands: string[] } {
   const options = Object.fromEntries(Object.entries(specs).map(([name, spec]) => [name, parserOption(spec)]));
-  const parsed = understand(() => parseArgs({ args: [...argv], options, allowPositionals: true }));
+  const args = fullNames(Object.keys(specs), argv);
+  const parsed = understand(() => parseArgs({ args, options, allowPositionals: true }));
   const values: Record<string, unknown> = {};
   for (const [name, spec] of Object.entries(specs)) {
     const given = parsed.values[name] as string | boolean | string[] | undefined;
@@ -105,6 +110,26 @@ function parse<O extends OptionSpecs>(
     values[name] = given ?? (spec.value === undefined ? false : spec.many === true ? [] : undefined);
   }
   return { values: values as OptionValues<O>, operands: parsed.positionals };
+}
+
+/**
+ * Long options may be shortened as far as they stay the only ones of their kind, as `getopt_long` has it.
+ * @throws {UsageError} when several could be meant, and for QEMU's `--object`, which means secrets.
+ */
+function fullNames(names: readonly string[], argv: readonly string[]): string[] {
+  const end = argv.indexOf("--");
+  return argv.map((word, index) => {
+    const match = /^--([^=]+)(=.*)?$/s.exec(word);
+    if (match === null || (end >= 0 && index >= end)) return word;
+    const [, given = "", value = ""] = match;
+    const meant = names.includes(given) ? [given] : names.filter((name) => name.startsWith(given));
+    if (meant.length > 1)
+      throw new UsageError(
+        `option '--${given}' is ambiguous; possibilities: ${meant.map((one) => `'--${one}'`).join(" ")}`,
+      );
+    if (given === "object") throw new UsageError("--object: secrets and other objects are not supported", "ENOTSUP");
+    return meant.length === 1 ? `--${meant[0]}${value}` : word;
+  });
 }
 
 function parserOption({ short, value, many }: OptionSpec) {

@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import { defineCommand, numberOption, sizeOption, UsageError } from "../src/command.ts";
 
 const OPTIONS = {
+  "all-of-it": { help: "all" },
   format: { short: "f", value: "FORMAT", help: "the format" },
   allow: { value: "FOLDER", many: true, help: "allow" },
   output: { value: "human|json", oneOf: ["human", "json"], help: "how" },
@@ -27,13 +28,38 @@ function parsed(...argv: string[]): Promise<unknown> {
 
 describe("a command's words", () => {
   it("may come in any order, short, long, joined and many times", async () => {
-    const expected = { format: "raw", allow: ["x", "y"], output: "json", quiet: true, operands: ["a", "b"] };
+    const expected = {
+      "all-of-it": false,
+      format: "raw",
+      allow: ["x", "y"],
+      output: "json",
+      quiet: true,
+      operands: ["a", "b"],
+    };
     expect(await parsed("a", "-qf", "raw", "--allow", "x", "b", "--output=json", "--allow=y")).toEqual(expected);
     expect(await parsed("-fraw", "-q", "--allow=x", "--allow=y", "--output", "json", "--", "a", "b")).toEqual(expected);
   });
 
+  it("may be shortened as far as they are clear", async () => {
+    expect(await parsed("--form", "raw", "--q", "a", "--out=json")).toMatchObject({
+      format: "raw",
+      quiet: true,
+      output: "json",
+      operands: ["a"],
+    });
+    // Behind the double dash there are operands only.
+    expect(await parsed("--", "--form", "a")).toMatchObject({ format: undefined, operands: ["--form", "a"] });
+  });
+
   it("may leave every option out", async () => {
-    const expected = { format: undefined, allow: [], output: undefined, quiet: false, operands: ["a"] };
+    const expected = {
+      "all-of-it": false,
+      format: undefined,
+      allow: [],
+      output: undefined,
+      quiet: false,
+      operands: ["a"],
+    };
     expect(await parsed("a")).toEqual(expected);
   });
 
@@ -43,6 +69,8 @@ describe("a command's words", () => {
     [["a", "-f"], /option .*-f.* argument missing/],
     [["--quiet=yes", "a"], /option .*quiet/],
     [["--output=xml", "a"], /--output must be used with human or json as argument/],
+    [["--al", "a"], /option '--al' is ambiguous; possibilities: '--all-of-it' '--allow'/],
+    [["--object", "secret,id=x", "a"], /--object: secrets and other objects are not supported/],
     [[], /one or two files/],
     [["a", "b", "c"], /one or two files/],
   ])("are refused in one line: %j", async (argv, reason) => {

@@ -4,7 +4,7 @@ import { type Disk, openDisk } from "spindle";
 import { checkCacheModes } from "../cache-mode.ts";
 import { type Command, defineCommand, UsageError } from "../command.ts";
 import { EXIT_OK } from "../exit-codes.ts";
-import { operandImage } from "../image-name.ts";
+import { given, operandImage } from "../image-name.ts";
 import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
 import { print } from "../output.ts";
 import { SIZE_SUFFIXES, sizeOr } from "../rate-option.ts";
@@ -53,12 +53,12 @@ export const bench: Command = defineCommand({
     checkCacheModes(values.cache);
     if (!write && flushInterval > 0) throw new UsageError("--flush-interval is only available in write tests");
     if (flushInterval > 0 && flushInterval < depth) throw new UsageError("Flush interval can't be smaller than depth");
-    const { filename, options } = operandImage(file, { format, imageOpts: values["image-opts"] });
+    const { filename, ...image } = operandImage(file, { format, imageOpts: values["image-opts"] });
     await using disk = await openDisk(filename, {
       readOnly: !write,
+      forceShare: values["force-share"],
       allowBacking: values["allow-backing"],
-      ...(format === undefined ? {} : { format }),
-      ...(options === undefined ? {} : { options }),
+      ...given(image),
     });
     const work = { count, depth, flushInterval, pattern, offset, bytes, step, write, drain: !values["no-drain"] };
     await print(describe(work));

@@ -3,7 +3,7 @@ import { BlockError, isBlockError, MiB } from "@spindle/base";
 import { type ConvertImageOptions, convertImage, type ImageName, type StreamProgress } from "spindle";
 import { CACHE_MODES, type CacheMode, checkCacheModes, targetCache } from "../cache-mode.ts";
 import { type Command, defineCommand, numberOption, type OptionValues, UsageError } from "../command.ts";
-import { parseOptionLists } from "../create-options.ts";
+import { asksForHelp, parseOptionLists, printOptionHelp } from "../create-options.ts";
 import { SignalWatch } from "../ending-signals.ts";
 import { EXIT_FAILURE, EXIT_OK, signalExitCode } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
@@ -66,6 +66,7 @@ export const convert: Command = defineCommand({
   operandCount: { least: 2, most: Number.POSITIVE_INFINITY, otherwise: "Must specify image file name" },
   about: "Copies what an image shows, or several one behind the other, into a new image of any format.",
   options: OPTIONS,
+  insteadOf: (values) => (asksForHelp(values.options) ? printOptionHelp(values["target-format"]) : undefined),
   async run(values, operands) {
     checkTogether(values, operands.length - 1);
     const sources = operands
@@ -140,6 +141,7 @@ function copyOptions(values: Values): CopyOptions {
   const workers = numberOption("number of workers", values.workers, 0, WORKERS_MAX);
   const sparseBytes = sparseOption(values.sparse);
   return {
+    forceShare: values["force-share"],
     existing: values["no-create"],
     targetIsZero: values["target-is-zero"],
     compress: values.compress,

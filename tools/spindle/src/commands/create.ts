@@ -2,7 +2,7 @@
 import { BlockError, isBlockError } from "@spindle/base";
 import { type CreatedImage, createImage } from "spindle";
 import { type Command, defineCommand, sizeOption, UsageError } from "../command.ts";
-import { formattingLine, parseOptionLists } from "../create-options.ts";
+import { asksForHelp, formattingLine, parseOptionLists, printOptionHelp } from "../create-options.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { ALLOW_BACKING } from "../image-options.ts";
 import { print } from "../output.ts";
@@ -27,6 +27,7 @@ export const create: Command = defineCommand({
     quiet: { short: "q", help: "print nothing" },
     "allow-backing": ALLOW_BACKING,
   },
+  insteadOf: (values) => (asksForHelp(values.options) ? printOptionHelp(values.format) : undefined),
   async run(values, [filename = "", sizeText]) {
     const { backing_file, backing_fmt, size: sizeInOptions, ...options } = parseOptionLists(values.options);
     const format = values.format ?? "raw";

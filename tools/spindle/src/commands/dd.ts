@@ -32,9 +32,10 @@ export const dd: Command = defineCommand({
     const count = operands.count === undefined ? undefined : number("count", operands.count);
     const skip = operands.skip === undefined ? 0 : number("skip", operands.skip);
     if (input === undefined || output === undefined) throw new UsageError("Must specify both input and output files");
+    const forceShare = values["force-share"];
     const allowBacking = values["allow-backing"];
     const source: ImageName = operandImage(input, { format: values.format, imageOpts: values["image-opts"] });
-    const whole = await imageLength(source, { allowBacking });
+    const whole = await imageLength(source, { allowBacking, forceShare });
     const end = count === undefined ? whole : Math.min(whole, count * blockBytes);
     const start = skip * blockBytes;
     if (start > end) complain(`${input}: cannot skip to specified offset`);
@@ -43,6 +44,7 @@ export const dd: Command = defineCommand({
       window: { start: Math.min(start, end), length: Math.max(0, end - start) },
       sparseBytes: 0,
       cache: "writeback",
+      forceShare,
       allowBacking,
     });
     return EXIT_OK;

@@ -39,6 +39,7 @@ export const measure: Command = defineCommand({
     const measured = await measureImage(source, {
       format: values["target-format"] ?? "raw",
       options,
+      forceShare: values["force-share"],
       hasBacking: backing_file !== undefined,
       allowBacking: values["allow-backing"],
     });
