@@ -61,24 +61,24 @@ export class VirtioBlkDevice {
     }
   }
 
-  *#attempt(request: Request, context: RequestContext): Co<number> {
+  /** No coroutine of its own: each costs a request some tens of nanoseconds. */
+  #attempt(request: Request, context: RequestContext): Co<number> {
     switch (request.type) {
       case VIRTIO_BLK_T_IN:
-        return yield* this.#read(request);
+        return this.#read(request);
       case VIRTIO_BLK_T_OUT:
-        return yield* this.#write(request, context);
+        return this.#write(request, context);
       case VIRTIO_BLK_T_FLUSH:
       case VIRTIO_BLK_T_FLUSH_OUT:
-        yield* this.#disk.flush();
-        return VIRTIO_BLK_S_OK;
+        return this.#flush();
       case VIRTIO_BLK_T_GET_ID:
         return this.#getId(request);
       case VIRTIO_BLK_T_DISCARD:
-        return yield* this.#discard(request.segments as Segments, context);
+        return this.#discard(request.segments as Segments, context);
       case VIRTIO_BLK_T_WRITE_ZEROES:
-        return yield* this.#writeZeroes(request.segments as Segments, context);
+        return this.#writeZeroes(request.segments as Segments, context);
       default:
-        return VIRTIO_BLK_S_UNSUPP;
+        return unsupported();
     }
   }
 
@@ -145,7 +145,12 @@ export class VirtioBlkDevice {
     return possible ? undefined : VIRTIO_BLK_S_IOERR;
   }
 
-  #getId(request: Request): number {
+  *#flush(): Co<number> {
+    yield* this.#disk.flush();
+    return VIRTIO_BLK_S_OK;
+  }
+
+  *#getId(request: Request): Co<number> {
     request.data.slice(0, Math.min(request.data.length, DEVICE_ID_BYTES)).copyFrom(this.#serial);
     return VIRTIO_BLK_S_OK;
   }
@@ -156,6 +161,10 @@ export class VirtioBlkDevice {
     if (sector > sectors || sector + length / SECTOR_SIZE > sectors) return false;
     return (sector * SECTOR_SIZE) % this.#logicalBlockSize === 0 && length % this.#logicalBlockSize === 0;
   }
+}
+
+function* unsupported(): Co<number> {
+  return VIRTIO_BLK_S_UNSUPP;
 }
 
 /** What the host is told of a request that failed. Offsets and lengths are bytes. */
