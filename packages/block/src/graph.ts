@@ -9,7 +9,7 @@ import type { Environment } from "./environment.ts";
 import type { BlockNode } from "./node.ts";
 import { NodeOpener, type OpenImageOptions } from "./node-opener.ts";
 import type { OptionRecord } from "./node-options.ts";
-import type { DriverRegistry } from "./registry.ts";
+import type { CorruptionEvent, DriverRegistry } from "./registry.ts";
 
 /** Decides which backing files an image may name. */
 export interface BackingPolicy {
@@ -28,6 +28,8 @@ export interface BackingPolicy {
   confirm?(filename: string, identity: string | undefined): Co<void>;
 }
 
+type CorruptionListener = (nodeName: string, event: CorruptionEvent) => void;
+
 export interface GraphOptions {
   readonly environment: Environment;
   readonly registry: DriverRegistry;
@@ -44,6 +46,7 @@ export class Graph {
   readonly #nodes: Map<string, BlockNode> = new Map();
   /** Nodes that were opened by name and stay until they are removed by name. */
   readonly #owned: Set<BlockNode> = new Set();
+  readonly #corruptionListeners: Set<CorruptionListener> = new Set();
   #nextName = 0;
 
   constructor(options: GraphOptions) {
@@ -51,6 +54,17 @@ export class Graph {
     this.registry = options.registry;
     this.backingPolicy = options.backingPolicy;
     this.createTracker = options.createTracker;
+  }
+
+  /** Calls the listener when an image is found corrupt, until the returned function is called. It must not throw. */
+  onCorruption(listener: CorruptionListener): () => void {
+    this.#corruptionListeners.add(listener);
+    return () => this.#corruptionListeners.delete(listener);
+  }
+
+  /** Tells of an image that was found corrupt. */
+  tellCorruption(nodeName: string, event: CorruptionEvent): void {
+    for (const listener of this.#corruptionListeners) listener(nodeName, event);
   }
 
   /** All nodes, those opened last first, as QEMU lists them. */

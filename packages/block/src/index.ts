@@ -20,6 +20,7 @@ export { COMMON_OPTIONS, type OptionRecord } from "./node-options.ts";
 export { nullDriver } from "./null-driver.ts";
 export { PortServer } from "./port-server.ts";
 export {
+  type CorruptionEvent,
   type CreateOptions,
   type DriverDefinition,
   DriverRegistry,

@@ -119,6 +119,7 @@ export class NodeOpener {
         readOnly,
         environment,
         inFlight,
+        corrupted: (event) => this.#graph.tellCorruption(name, event),
         probe: probed ? (head) => this.#graph.registry.probe(head) : undefined,
       });
       const filename = children.file?.filename ?? (values.own["filename"] as string | undefined) ?? null;

@@ -27,6 +27,18 @@ export interface OpenRequest {
    * Set when nobody has told the format: the one that an image with these first bytes would be taken for the next time.
    */
   readonly probe?: ((head: Uint8Array) => string) | undefined;
+  /** Called when an image is found to be corrupt while it is open for writing. It must not throw. */
+  readonly corrupted?: (event: CorruptionEvent) => void;
+}
+
+/** An image was found corrupt. */
+export interface CorruptionEvent {
+  readonly message: string;
+  /** Where in the image file the damage is, in bytes, when it is in one place. */
+  readonly offset: number | undefined;
+  readonly length: number | undefined;
+  /** The image takes no more writes. */
+  readonly fatal: boolean;
 }
 
 export interface CreateOptions {

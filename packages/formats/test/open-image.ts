@@ -1,6 +1,13 @@
 /** Opens images over any file driver on one blocking thread, for the tests of this package. */
 import { type Clock, type Co, SeededRandom, SyncRunner } from "@spindle/base";
-import { type BlockDriver, BlockNode, type Children, type Environment, IoVector } from "@spindle/block";
+import {
+  type BlockDriver,
+  BlockNode,
+  type Children,
+  type CorruptionEvent,
+  type Environment,
+  IoVector,
+} from "@spindle/block";
 import { nodeCodecs } from "@spindle/host-node";
 import { RangeLock, type Thread, ThreadTable } from "@spindle/shared-memory";
 import type { SparseBytes } from "@spindle/testkit";
@@ -23,6 +30,7 @@ export function fileNode(driver: BlockDriver, readOnly = false): BlockNode {
 export interface ImageOptions {
   readonly backing?: BlockNode;
   readonly readOnly?: boolean;
+  readonly corrupted?: (event: CorruptionEvent) => void;
 }
 
 /** Opens a qcow2 image whose file is `driver`. */
@@ -31,7 +39,9 @@ export function openQcow2(driver: BlockDriver, options: ImageOptions = {}): Bloc
   const children: Children = { file: fileNode(driver, readOnly), backing: options.backing ?? null };
   const tracker = readOnly ? null : new RangeLock(RangeLock.create({ slots: 256 }), thread);
   const inFlight = tracker ?? { ticket: () => 0, oldestTicket: () => Number.POSITIVE_INFINITY };
-  const opened = run(qcow2Format.open({ nodeName: "image", options: {}, children, readOnly, environment, inFlight }));
+  const told = options.corrupted === undefined ? {} : { corrupted: options.corrupted };
+  const request = { nodeName: "image", options: {}, children, readOnly, environment, inFlight, ...told };
+  const opened = run(qcow2Format.open(request));
   return new BlockNode({ name: "image", driver: opened, children, readOnly, tracker });
 }
 

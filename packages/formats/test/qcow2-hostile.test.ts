@@ -1,10 +1,11 @@
 import * as zlib from "node:zlib";
 import { isBlockError, SeededRandom } from "@spindle/base";
-import { IoVector } from "@spindle/block";
+import { type CorruptionEvent, IoVector } from "@spindle/block";
 import { MemoryDriver, randomBytes, type SparseBytes } from "@spindle/testkit";
 import { describe, expect, it } from "vitest";
 import { patched, readHostile, sparse, writeHostile } from "./hostile-image.ts";
 import { createQcow2, openQcow2, readBytes, run, writeBytes } from "./open-image.ts";
+import { QemuImages, qemuImg } from "./qemu-images.ts";
 
 const { deflateRawSync } = zlib;
 /** Newer than the oldest Node that the types are for. */
@@ -33,6 +34,8 @@ function makeImage(options: Record<string, string> = {}): SparseBytes {
 const image = makeImage();
 const entry = (cluster: number): number => AT.l2 + cluster * 8;
 const COPIED = 1n << 63n;
+/** The byte of the header with the mark of a corrupt image. */
+const CORRUPT_BYTE = 79;
 const COMPRESSED = 1n << 62n;
 
 it("stands on what it believes of the image's layout", () => {
@@ -170,6 +173,12 @@ describe("tables that point at each other", () => {
     for (const { code } of verdict.errors) expect(["EIO", "EINVAL"]).toContain(code);
     const after = hostile.toBytes();
     if (!verdict.opened) expect(Buffer.compare(after, before)).toBe(0);
+    else {
+      // The header says that the image is corrupt, and nothing else has changed there: nobody writes it until it is repaired.
+      expect(after[CORRUPT_BYTE]).toBe(2);
+      expect(writeHostile(hostile).errors).toMatchObject([{ code: "EACCES" }]);
+      after[CORRUPT_BYTE] = 0;
+    }
     expect(Buffer.compare(after.subarray(0, 104), before.subarray(0, 104))).toBe(0);
     if (name.includes("L2 entry")) {
       // What the entry points at has been kept as it was, apart from changes that are its own.
@@ -193,6 +202,91 @@ describe("tables that point at each other", () => {
     expect(writeHostile(hostile)).toMatchObject({ opened: false, errors: [{ code: "EIO", corrupt: true }] });
   });
 });
+
+describe("damage that is met at runtime", () => {
+  /** The L2 entry of cluster 3 points at a table, and says that it may be written in place. */
+  function damaged(target: number) {
+    const driver = new MemoryDriver(patched(image, [[entry(3), COPIED | BigInt(target)]]));
+    const events: CorruptionEvent[] = [];
+    const node = openQcow2(driver, { corrupted: (event) => events.push(event) });
+    return { driver, events, node };
+  }
+
+  it.each([
+    ["refcount table", AT.table],
+    ["refcount block", AT.block],
+    ["active L1 table", AT.l1],
+    ["active L2 table", AT.l2],
+  ])("marks the image, tells of it once, and ends all writes (%s)", (name, target) => {
+    const { driver, events, node } = damaged(target);
+    writeBytes(node, 0, new Uint8Array(100).fill(1));
+    const before = driver.content.toBytes();
+    const message = `Preventing invalid write on metadata (overlaps with ${name})`;
+    for (let attempt = 0; attempt < 2; attempt++)
+      expect(attemptTo(() => writeBytes(node, 3 * CLUSTER, new Uint8Array(CLUSTER)))).toMatchObject({
+        code: "EIO",
+        context: { corrupt: true },
+      });
+    expect(events).toEqual([{ message, offset: target, length: CLUSTER, fatal: true }]);
+    expect(attemptTo(() => writeBytes(node, 0, new Uint8Array(100)))).toMatchObject({ code: "EIO" });
+    expect(attemptTo(() => run(node.flush()))).toMatchObject({ code: "EIO" });
+    expect(readBytes(node, 0, 100)).toEqual(new Uint8Array(100).fill(1));
+    expect(node.driver.information?.()["format-specific"]?.data).toMatchObject({ corrupt: true });
+    run(node.driver.close());
+    before[CORRUPT_BYTE] = 2;
+    // What was behind the end belongs to nobody.
+    expect(Buffer.compare(driver.content.toBytes().subarray(0, before.length), before)).toBe(0);
+    expect(attemptTo(() => openQcow2(driver))).toMatchObject({ code: "EACCES" });
+    expect(readBytes(openQcow2(driver, { readOnly: true }), 0, 100)).toEqual(new Uint8Array(100).fill(1));
+  });
+
+  it("leaves alone what is only read", () => {
+    const content = patched(image, [[entry(3), COPIED | BigInt(AT.data + 512)]]);
+    const before = content.toBytes();
+    const events: CorruptionEvent[] = [];
+    const node = openQcow2(new MemoryDriver(content), { readOnly: true, corrupted: (event) => events.push(event) });
+    expect(attemptTo(() => readBytes(node, 3 * CLUSTER, 10))).toMatchObject({ code: "EIO" });
+    expect(events).toEqual([]);
+    expect(Buffer.compare(content.toBytes(), before)).toBe(0);
+  });
+
+  it("is found where it would hit what a snapshot needs", () => {
+    const images = new QemuImages();
+    try {
+      images.put("snapshot.qcow2", image.toBytes());
+      if (qemuImg === undefined) return;
+      images.img("rebase", "-u", "-f", "qcow2", "-b", "", "snapshot.qcow2");
+      images.img("snapshot", "-c", "one", "snapshot.qcow2");
+      const driver = images.load("snapshot.qcow2");
+      const view = new DataView(driver.content.toBytes().buffer);
+      const l1 = Number(view.getBigUint64(Number(view.getBigUint64(64))));
+      const node = openQcow2(driver);
+      // The table is copied now, and the entry in the copy changed behind the image's back.
+      writeBytes(node, 0, new Uint8Array(CLUSTER));
+      run(node.driver.close());
+      const after = new DataView(driver.content.toBytes().buffer);
+      const l2 = Number(after.getBigUint64(Number(after.getBigUint64(40))) & 0x00fffffffffffe00n);
+      for (const [target, name] of [
+        [l1, "inactive L1 table"],
+        [AT.l2, "inactive L2 table"],
+      ] as const) {
+        const again = new MemoryDriver(patched(driver.content, [[l2 + 3 * 8, COPIED | BigInt(target)]]));
+        const failure = attemptTo(() => writeBytes(openQcow2(again), 3 * CLUSTER, new Uint8Array(CLUSTER)));
+        expect(failure).toMatchObject({ message: expect.stringContaining(name) });
+      }
+    } finally {
+      images.remove();
+    }
+  });
+});
+
+function attemptTo(request: () => unknown): unknown {
+  try {
+    return request();
+  } catch (error) {
+    return error;
+  }
+}
 
 describe("entries that point beyond the end of the file", () => {
   it.each([0n, COPIED])("are not read, and do not make the file grow (flags %i)", (flag) => {

@@ -4,7 +4,7 @@
  * thread.
  */
 import { type Clock, type Co, CoMutex, type Runner } from "@spindle/base";
-import type { Graph } from "@spindle/block";
+import type { CorruptionEvent, Graph } from "@spindle/block";
 import type { CreateCopier, JobRegistry } from "@spindle/jobs";
 import { type CommandContext, checkArguments, type Version } from "./command.ts";
 import { COMMANDS } from "./command-table.ts";
@@ -43,7 +43,7 @@ export class Monitor {
   readonly #host: SessionHost;
   readonly #sessions: Set<SessionLoop> = new Set();
   readonly #graphChange: CoMutex = new CoMutex();
-  readonly #unsubscribe: () => void;
+  readonly #unsubscribe: readonly (() => void)[];
   #quitting = false;
   #quit = false;
 
@@ -69,7 +69,10 @@ export class Monitor {
       },
       settled: (session) => this.#settled(session),
     };
-    this.#unsubscribe = jobs.onEvent(({ event, data }) => this.emit(event, data));
+    this.#unsubscribe = [
+      jobs.onEvent(({ event, data }) => this.emit(event, data)),
+      graph.onCorruption((nodeName, event) => this.#tellCorruption(nodeName, event)),
+    ];
   }
 
   /** A QMP client has connected. It is greeted at once. */
@@ -94,9 +97,14 @@ export class Monitor {
     return this.#sessions.size;
   }
 
-  /** Stops listening to the jobs. The sessions are the host's to close. */
+  /** Stops listening to jobs and nodes. The sessions are the host's to close. */
   close(): void {
-    this.#unsubscribe();
+    for (const unsubscribe of this.#unsubscribe) unsubscribe();
+  }
+
+  #tellCorruption(nodeName: string, { message, offset, length, fatal }: CorruptionEvent): void {
+    const place = offset === undefined || length === undefined ? {} : { offset, size: length };
+    this.emit("BLOCK_IMAGE_CORRUPTED", { device: "", "node-name": nodeName, msg: message, ...place, fatal });
   }
 
   #open(session: SessionLoop): Session {

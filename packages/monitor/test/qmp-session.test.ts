@@ -81,6 +81,18 @@ describe("the negotiation", () => {
         '"data": {"guest": false, "reason": "host-qmp-quit"}}\r\n',
     );
   });
+
+  it("tells of an image that was found corrupt, in QEMU's order of keys", () => {
+    const rig = new MonitorRig();
+    const client = rig.qmp();
+    const message = "L2 table offset 0x2a2a2a00 unaligned (L1 index: 0)";
+    rig.graph.tellCorruption("drive", { message, offset: undefined, length: undefined, fatal: false });
+    expect(client.take()).toContain(
+      `"event": "BLOCK_IMAGE_CORRUPTED", "data": {"device": "", "msg": "${message}", "node-name": "drive", "fatal": false}}`,
+    );
+    rig.graph.tellCorruption("drive", { message, offset: 512, length: 1024, fatal: true });
+    expect(client.take()).toMatch(/"offset": 512.*"size": 1024/);
+  });
 });
 
 describe("requests", () => {

@@ -19,6 +19,7 @@ import { ClusterImage } from "../cluster-image.ts";
 import { Allocator } from "./allocate.ts";
 import { dropBackingFile, renameBackingFile } from "./backing-link.ts";
 import { checkQcow2 } from "./check.ts";
+import { Corruption } from "./corruption.ts";
 import { createQcow2, parsePreallocation, QCOW2_CREATE_OPTIONS } from "./create.ts";
 import {
   type CompressionType,
@@ -39,6 +40,7 @@ import { readHeader } from "./read-header.ts";
 import { Refcounts } from "./refcount.ts";
 import { emptyImage, resizeImage } from "./resize.ts";
 import { Qcow2Snapshots, type SnapshotParts } from "./snapshot.ts";
+import { NO_SNAPSHOTS, readSnapshotMetadata } from "./snapshot-metadata.ts";
 import { WriteBack } from "./write-back.ts";
 
 const HEADER_AUTOCLEAR = 88;
@@ -54,6 +56,7 @@ class Qcow2Driver implements BlockDriver {
   readonly #image: ClusterImage;
   readonly #writeBack: WriteBack;
   readonly #readOnly: boolean;
+  readonly #corruption: Corruption;
 
   private constructor(parts: SnapshotParts, snapshots: Qcow2Snapshots, readOnly: boolean) {
     const { state } = parts;
@@ -63,12 +66,13 @@ class Qcow2Driver implements BlockDriver {
     this.#writeBack = parts.writeBack;
     this.clusters = parts.map;
     this.snapshots = snapshots;
+    this.#corruption = parts.corruption;
     this.#image = new ClusterImage(this.clusters, state.children, () => state.header.size);
   }
 
-  static *open(state: ImageState, readOnly: boolean): Co<Qcow2Driver> {
+  static *open(state: ImageState, readOnly: boolean, corruption: Corruption): Co<Qcow2Driver> {
     const writeBack = new WriteBack(state);
-    const parts = { state, writeBack, map: new Qcow2ClusterMap(state, writeBack) };
+    const parts = { state, writeBack, corruption, map: new Qcow2ClusterMap(state, writeBack, corruption) };
     return new Qcow2Driver(parts, yield* Qcow2Snapshots.open(parts), readOnly);
   }
 
@@ -88,7 +92,7 @@ class Qcow2Driver implements BlockDriver {
     return this.#image.read(offset, vector);
   }
   write(offset: number, vector: IoVector): Co<void> {
-    return this.#image.write(offset, vector);
+    return this.#corruption.watch(this.#image.write(offset, vector));
   }
   writesInPlace(offset: number, length: number): Co<boolean> {
     return this.#image.writesInPlace(offset, length);
@@ -96,31 +100,31 @@ class Qcow2Driver implements BlockDriver {
   writeZeroes(offset: number, length: number, flags: WriteFlags): Co<void> {
     if (flags.noFallback === true && this.#state.header.version < 3)
       throw new BlockError("ENOTSUP", "images of version 2 have no zero clusters");
-    return this.#image.writeZeroes(offset, length, flags);
+    return this.#corruption.watch(this.#image.writeZeroes(offset, length, flags));
   }
   discard(offset: number, length: number): Co<void> {
-    return this.#image.discard(offset, length);
+    return this.#corruption.watch(this.#image.discard(offset, length));
   }
   writeCompressed(offset: number, vector: IoVector): Co<void> {
-    return this.clusters.writeCompressed(offset, vector.toBytes());
+    return this.#corruption.watch(this.clusters.writeCompressed(offset, vector.toBytes()));
   }
   writePacked(offset: number, clusters: readonly Uint8Array[]): Co<void> {
-    return this.clusters.writePacked(offset, clusters);
+    return this.#corruption.watch(this.clusters.writePacked(offset, clusters));
   }
   blockStatus(offset: number, length: number): Co<Extent> {
     return this.#image.blockStatus(offset, length);
   }
   flush(): Co<void> {
-    return this.#writeBack.flush();
+    return this.#corruption.watch(this.#writeBack.flush());
   }
   *writeMetadata(): Co<void> {
-    yield* this.#writeBack.writeBack();
+    yield* this.#corruption.watch(this.#writeBack.writeBack());
   }
 
   truncate(length: number, preallocation: Preallocation = "off"): Co<void> {
     const writeZeroes = (offset: number, count: number): Co<void> => this.#image.writeZeroes(offset, count, {});
     const parts = { state: this.#state, map: this.clusters, writeBack: this.#writeBack, writeZeroes };
-    return resizeImage(parts, length, preallocation);
+    return this.#corruption.watch(resizeImage(parts, length, preallocation));
   }
 
   /** Gives every guest cluster of a new image its host cluster. */
@@ -130,7 +134,7 @@ class Qcow2Driver implements BlockDriver {
   }
 
   makeEmpty(): Co<void> {
-    return emptyImage({ state: this.#state, map: this.clusters, writeBack: this.#writeBack });
+    return this.#corruption.watch(emptyImage({ state: this.#state, map: this.clusters, writeBack: this.#writeBack }));
   }
 
   *changeBackingFile(backing: BackingFile | null): Co<void> {
@@ -153,7 +157,8 @@ class Qcow2Driver implements BlockDriver {
   }
 
   *close(): Co<void> {
-    if (this.#readOnly) return;
+    // Of an image that was found corrupt, nothing more is written.
+    if (this.#readOnly || this.#state.isDamaged) return;
     yield* this.flush();
     // Nothing is in flight any more: what was freed last is counted down too.
     yield* this.#writeBack.reclaim();
@@ -214,7 +219,8 @@ function* openQcow2(request: OpenRequest): Co<Qcow2Driver> {
   if (!request.readOnly) checkWritable(header);
   const state = yield* openState(request, header);
   if (!request.readOnly) yield* clearAutoclear(file, header);
-  return yield* Qcow2Driver.open(state, request.readOnly);
+  const corruption = new Corruption(state, request.corrupted ?? (() => {}));
+  return yield* Qcow2Driver.open(state, request.readOnly, corruption);
 }
 
 /** A new image, which nobody else knows of. */
@@ -273,9 +279,10 @@ function* openState(request: OpenRequest, header: Qcow2Header): Co<ImageState> {
   // Who only reads needs no counts, and can still read what a damaged image has.
   const { readOnly } = request;
   const refcounts = readOnly ? Refcounts.none(header, file) : yield* Refcounts.open(header, file);
+  const snapshots = readOnly ? NO_SNAPSHOTS : yield* readSnapshotMetadata(file(), header);
   const metadata = readOnly
     ? new MetadataClusters(new Uint32Array(0))
-    : collectMetadata(header, l1, refcounts, file().length);
+    : collectMetadata(header, l1, refcounts, snapshots, file().length);
   const allocator = new Allocator(refcounts, metadata, file);
-  return new ImageState({ header, children, environment, inFlight, refcounts, allocator, metadata, l1 });
+  return new ImageState({ header, children, environment, inFlight, refcounts, allocator, metadata, snapshots, l1 });
 }

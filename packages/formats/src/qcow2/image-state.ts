@@ -5,6 +5,7 @@ import type { Allocator, ClusterRun } from "./allocate.ts";
 import type { Qcow2Header } from "./header.ts";
 import type { MetadataClusters } from "./metadata-clusters.ts";
 import type { Refcounts } from "./refcount.ts";
+import type { SnapshotMetadata } from "./snapshot-metadata.ts";
 import { TableCache } from "./table-cache.ts";
 
 /** Memory for L2 tables that are not changed, for an image that is written: 128 GiB of disk at the default cluster size. */
@@ -30,6 +31,10 @@ export class ImageState {
   readonly allocator: Allocator;
   /** Empty while the image is open read-only. */
   readonly metadata: MetadataClusters;
+  /** Where snapshots have their tables; nothing is known of them while the image is open read-only. */
+  snapshots: SnapshotMetadata;
+  /** Damage was met: nothing is written any more. */
+  isDamaged = false;
   /** The active L1 table, big-endian as in the file. */
   l1: DataView;
   /** Indices of 512-byte sectors of the L1 table that differ from the file. */
@@ -46,7 +51,7 @@ export class ImageState {
   constructor(
     parts: Pick<
       ImageState,
-      "header" | "children" | "environment" | "inFlight" | "refcounts" | "allocator" | "metadata" | "l1"
+      "header" | "children" | "environment" | "inFlight" | "refcounts" | "allocator" | "metadata" | "snapshots" | "l1"
     >,
   ) {
     this.header = parts.header;
@@ -58,6 +63,7 @@ export class ImageState {
     this.refcounts = parts.refcounts;
     this.allocator = parts.allocator;
     this.metadata = parts.metadata;
+    this.snapshots = parts.snapshots;
     this.l1 = parts.l1;
     const cacheBytes = this.file.readOnly ? READ_ONLY_CACHE_BYTES : L2_CACHE_BYTES;
     this.l2 = new TableCache(Math.max(4, cacheBytes / this.clusterSize));

@@ -5,6 +5,7 @@
 import { assert, BlockError, type Co } from "@spindle/base";
 import { type Allocation, type ClusterMap, IoVector, type Mapping } from "@spindle/block";
 import { CompressedReader, CompressedWriter } from "./compress.ts";
+import type { Corruption } from "./corruption.ts";
 import type { ImageState } from "./image-state.ts";
 import {
   type CompressedPlace,
@@ -16,7 +17,7 @@ import {
   writeEntry,
 } from "./l2-entry.ts";
 import { L2Tables } from "./l2-tables.ts";
-import { corrupt } from "./refcount.ts";
+import { overlap } from "./metadata-name.ts";
 import type { CachedTable } from "./table-cache.ts";
 import type { WriteBack } from "./write-back.ts";
 
@@ -36,10 +37,12 @@ export class Qcow2ClusterMap implements ClusterMap {
   readonly #tables: L2Tables;
   readonly #compressed: CompressedReader;
   readonly #compressor: CompressedWriter;
+  readonly #corruption: Corruption;
 
-  constructor(state: ImageState, writeBack: WriteBack) {
+  constructor(state: ImageState, writeBack: WriteBack, corruption: Corruption) {
     this.clusterSize = state.clusterSize;
     this.#state = state;
+    this.#corruption = corruption;
     this.#writeBack = writeBack;
     this.#tables = new L2Tables(state);
     this.#compressed = new CompressedReader(state);
@@ -47,6 +50,15 @@ export class Qcow2ClusterMap implements ClusterMap {
   }
 
   *lookup(offset: number, length: number): Co<Mapping> {
+    try {
+      return yield* this.#lookup(offset, length);
+    } catch (error) {
+      yield* this.#corruption.met(error);
+      throw error;
+    }
+  }
+
+  *#lookup(offset: number, length: number): Co<Mapping> {
     const { clusterSize } = this;
     const { entriesPerTable, header, metadata } = this.#state;
     const clusterIndex = Math.floor(offset / clusterSize);
@@ -62,11 +74,16 @@ export class Qcow2ClusterMap implements ClusterMap {
     const runLength = Math.min(count * clusterSize - inCluster, most);
     if (first.kind !== "data") return { kind: first.kind, length: runLength };
     // A cluster that is metadata as well is never written in place; giving it up, as a write elsewhere does, is refused.
-    const writable = first.copied && !metadata.touches(first.hostOffset / clusterSize, count);
+    const isOurs = first.copied && !this.#state.isDamaged;
+    const writable = isOurs && !metadata.touches(first.hostOffset / clusterSize, count);
     return { kind: "data", length: runLength, hostOffset: first.hostOffset + inCluster, writable };
   }
 
-  *allocate(guestOffset: number, length: number): Co<Allocation> {
+  allocate(guestOffset: number, length: number): Co<Allocation> {
+    return this.#corruption.watch(this.#allocate(guestOffset, length));
+  }
+
+  *#allocate(guestOffset: number, length: number): Co<Allocation> {
     const { clusterSize } = this;
     assert(guestOffset % clusterSize === 0 && length % clusterSize === 0 && length > 0, "whole clusters are allocated");
     if (this.#writeBack.hasReclaimable) yield* this.#writeBack.reclaim();
@@ -84,10 +101,11 @@ export class Qcow2ClusterMap implements ClusterMap {
     yield* this.#state.allocator.decrement({ index: hostOffset / clusterSize, count: length / clusterSize });
   }
 
-  *publish({ guestOffset, length, hostOffset }: Allocation): Co<void> {
-    yield* this.#change(guestOffset, length, (_old, distance) => {
+  publish({ guestOffset, length, hostOffset }: Allocation): Co<void> {
+    const published = this.#change(guestOffset, length, (_old, distance) => {
       return { kind: "data", hostOffset: hostOffset + distance, copied: true };
     });
+    return this.#corruption.watch(published);
   }
 
   *zero(guestOffset: number, length: number, mayUnmap: boolean): Co<void> {
@@ -234,8 +252,7 @@ export class Qcow2ClusterMap implements ClusterMap {
       const { kind, hostOffset } = readEntry(table.view, index, clusterSize, header.version);
       const place = kind === "compressed" ? readCompressedEntry(table.view, index, header.clusterBits) : { hostOffset };
       const run = this.#clustersOf(place.hostOffset, "length" in place ? place.length : clusterSize);
-      if (place.hostOffset !== 0 && metadata.touches(run.index, run.count))
-        throw corrupt(`cluster ${run.index} holds metadata and data`);
+      if (place.hostOffset !== 0 && metadata.touches(run.index, run.count)) throw overlap(this.#state, run.index);
     }
   }
 

@@ -6,6 +6,7 @@ import { alignUp, BlockError } from "@spindle/base";
 import type { Qcow2Header } from "./header.ts";
 import { readL1Entry } from "./l2-entry.ts";
 import { corrupt, type Refcounts } from "./refcount.ts";
+import type { SnapshotMetadata } from "./snapshot-metadata.ts";
 
 /** An image file has at most this many clusters while it is written: 2 TiB of the smallest, 8 EiB of the largest. */
 export const CLUSTERS_MAX: number = 2 ** 32;
@@ -13,6 +14,8 @@ export const CLUSTERS_MAX: number = 2 ** 32;
 export class MetadataClusters {
   #sorted: Uint32Array;
   #count: number;
+  /** Those of snapshots, sorted too; an L2 table of the active state may be among them until it is copied. */
+  #inactive: Uint32Array = new Uint32Array(0);
 
   /** @param sorted cluster indices, ascending, each once */
   constructor(sorted: Uint32Array) {
@@ -20,9 +23,9 @@ export class MetadataClusters {
     this.#count = sorted.length;
   }
 
-  /** All of them, in ascending order. */
-  get indices(): Uint32Array {
-    return this.#sorted.subarray(0, this.#count);
+  /** These are the snapshots from now on. */
+  setInactive(snapshots: SnapshotMetadata, clusterSize: number): void {
+    this.#inactive = inactiveClusters(snapshots, clusterSize);
   }
 
   has(index: number): boolean {
@@ -31,12 +34,16 @@ export class MetadataClusters {
 
   /** Whether one of `count` clusters from `index` on holds metadata. */
   touches(index: number, count: number): boolean {
-    const at = this.#position(index);
-    return at < this.#count && (this.#sorted[at] as number) < index + count;
+    const at = positionIn(this.#sorted, this.#count, index);
+    if (at < this.#count && (this.#sorted[at] as number) < index + count) return true;
+    const inactive = this.#inactive;
+    if (inactive.length === 0) return false;
+    const other = positionIn(inactive, inactive.length, index);
+    return other < inactive.length && (inactive[other] as number) < index + count;
   }
 
   add(index: number): void {
-    const at = this.#position(index);
+    const at = positionIn(this.#sorted, this.#count, index);
     if (at < this.#count && this.#sorted[at] === index) return;
     if (this.#count === this.#sorted.length) {
       const larger = new Uint32Array(Math.max(16, this.#count * 2));
@@ -49,23 +56,23 @@ export class MetadataClusters {
   }
 
   delete(index: number): void {
-    const at = this.#position(index);
+    const at = positionIn(this.#sorted, this.#count, index);
     if (at === this.#count || this.#sorted[at] !== index) return;
     this.#sorted.copyWithin(at, at + 1, this.#count);
     this.#count -= 1;
   }
+}
 
-  /** Where the first index stands that is not below this one. */
-  #position(index: number): number {
-    let low = 0;
-    let high = this.#count;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if ((this.#sorted[middle] as number) < index) low = middle + 1;
-      else high = middle;
-    }
-    return low;
+/** Where the first of `count` sorted indices stands that is not below this one. */
+function positionIn(sorted: Uint32Array, count: number, index: number): number {
+  let low = 0;
+  let high = count;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if ((sorted[middle] as number) < index) low = middle + 1;
+    else high = middle;
   }
+  return low;
 }
 
 /** Takes a run of clusters from byte offset `offset` on. */
@@ -80,36 +87,54 @@ export function collectMetadata(
   header: Qcow2Header,
   l1: DataView,
   refcounts: Refcounts,
+  snapshots: SnapshotMetadata,
   fileLength: number,
 ): MetadataClusters {
   const clusterSize = 2 ** header.clusterBits;
   if (fileLength / clusterSize > CLUSTERS_MAX)
     throw new BlockError("EFBIG", "the image file has too many clusters to be opened read/write");
   let count = 0;
-  visitMetadata(header, l1, refcounts, (offset, clusters, what) => {
+  visitMetadata(header, l1, refcounts, snapshots, (offset, clusters, what) => {
     if (offset >= fileLength) throw corrupt(`${what} stands beyond the end of the image file`);
     count += clusters;
   });
   const sorted = new Uint32Array(count);
   let at = 0;
-  visitMetadata(header, l1, refcounts, (offset, clusters) => {
+  visitMetadata(header, l1, refcounts, snapshots, (offset, clusters) => {
     for (let index = 0; index < clusters; index++) sorted[at++] = offset / clusterSize + index;
   });
   sorted.sort();
   for (let index = 1; index < count; index++)
     if (sorted[index] === sorted[index - 1]) throw corrupt(`two tables stand in cluster ${sorted[index]}`);
-  return new MetadataClusters(sorted);
+  const clusters = new MetadataClusters(sorted);
+  clusters.setInactive(snapshots, clusterSize);
+  return clusters;
 }
 
-function visitMetadata(header: Qcow2Header, l1: DataView, refcounts: Refcounts, visit: Visit): void {
+function inactiveClusters({ l1Tables, l2Tables }: SnapshotMetadata, clusterSize: number): Uint32Array {
+  const found = new Set<number>();
+  const add = (offset: number, length: number): void => {
+    for (let index = Math.floor(offset / clusterSize); index * clusterSize < offset + length; index++)
+      if (index < CLUSTERS_MAX) found.add(index);
+  };
+  for (const { offset, length } of l1Tables) add(offset, length);
+  for (const offset of l2Tables) add(offset, 1);
+  return Uint32Array.from(found).sort();
+}
+
+function visitMetadata(
+  header: Qcow2Header,
+  l1: DataView,
+  refcounts: Refcounts,
+  snapshots: SnapshotMetadata,
+  visit: Visit,
+): void {
   const clusterSize = 2 ** header.clusterBits;
   const clustersOf = (bytes: number): number => alignUp(bytes, clusterSize) / clusterSize;
   visit(0, 1, "the header");
   visit(header.refcountTableOffset, header.refcountTableClusters, "the refcount table");
   if (header.l1Entries > 0) visit(header.l1Offset, clustersOf(header.l1Entries * 8), "the L1 table");
-  // The table is at least this long: its entries end in data of any length.
-  if (header.snapshotCount > 0)
-    visit(header.snapshotsOffset, clustersOf(header.snapshotCount * 40), "the snapshot table");
+  if (header.snapshotCount > 0) visit(snapshots.table.offset, clustersOf(snapshots.table.length), "the snapshot table");
   for (let index = 0; index < refcounts.table.length; index++) {
     const offset = refcounts.table[index] as number;
     if (offset === 0) continue;

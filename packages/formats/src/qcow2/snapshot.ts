@@ -7,12 +7,14 @@
 import { alignUp, BlockError, ByteView, type Co, encodeUtf8 } from "@spindle/base";
 import { type InternalSnapshot, type InternalSnapshots, IoVector } from "@spindle/block";
 import type { ClusterRun } from "./allocate.ts";
+import type { Corruption } from "./corruption.ts";
 import { SNAPSHOTS_MAX } from "./header.ts";
 import type { ImageState } from "./image-state.ts";
 import { readL1Entry, writeL1Entry } from "./l2-entry.ts";
 import type { Qcow2ClusterMap } from "./mapping.ts";
 import { readPadded } from "./padded-read.ts";
 import { corrupt } from "./refcount.ts";
+import { readSnapshotMetadata } from "./snapshot-metadata.ts";
 import { L1_ENTRIES_MAX, readSnapshotTable, type SnapshotEntry, snapshotTableBytes } from "./snapshot-table.ts";
 import { countTree, discountTree, refreshCopied } from "./table-tree.ts";
 import type { WriteBack } from "./write-back.ts";
@@ -30,6 +32,7 @@ export interface SnapshotParts {
   readonly state: ImageState;
   readonly map: Qcow2ClusterMap;
   readonly writeBack: WriteBack;
+  readonly corruption: Corruption;
 }
 
 interface PreparedTable {
@@ -62,7 +65,11 @@ export class Qcow2Snapshots implements InternalSnapshots {
     return this.#entries.map(describe);
   }
 
-  *create(name: string, dateSeconds: number, dateNanoseconds: number): Co<void> {
+  create(name: string, dateSeconds: number, dateNanoseconds: number): Co<void> {
+    return this.#parts.corruption.watch(this.#create(name, dateSeconds, dateNanoseconds));
+  }
+
+  *#create(name: string, dateSeconds: number, dateNanoseconds: number): Co<void> {
     const { state, writeBack } = this.#parts;
     if (this.#entries.length >= SNAPSHOTS_MAX) throw new BlockError("EFBIG", "the image has too many snapshots");
     if (encodeUtf8(name).length > NAME_BYTES_MAX) throw new BlockError("EINVAL", "the snapshot's name is too long");
@@ -81,7 +88,11 @@ export class Qcow2Snapshots implements InternalSnapshots {
     yield* writeBack.flush();
   }
 
-  *apply(id: string): Co<void> {
+  apply(id: string): Co<void> {
+    return this.#parts.corruption.watch(this.#apply(id));
+  }
+
+  *#apply(id: string): Co<void> {
     const { state, map, writeBack } = this.#parts;
     const entry = this.#find(id);
     const l1 = yield* this.#readL1(entry);
@@ -100,7 +111,11 @@ export class Qcow2Snapshots implements InternalSnapshots {
     yield* writeBack.flush();
   }
 
-  *remove(id: string): Co<void> {
+  remove(id: string): Co<void> {
+    return this.#parts.corruption.watch(this.#remove(id));
+  }
+
+  *#remove(id: string): Co<void> {
     const { state, map, writeBack } = this.#parts;
     const entry = this.#find(id);
     const l1 = yield* this.#readL1(entry);
@@ -216,6 +231,8 @@ export class Qcow2Snapshots implements InternalSnapshots {
     this.#tableLength = length;
     for (let at = run.index; at < run.index + run.count; at++) metadata.add(at);
     for (let at = old.index; at < old.index + old.count; at++) metadata.delete(at);
+    state.snapshots = yield* readSnapshotMetadata(file, state.header);
+    metadata.setInactive(state.snapshots, clusterSize);
     yield* allocator.decrement(old);
   }
 
