@@ -9,6 +9,7 @@ import {
   type CompressionType,
   EXTENSION_BACKING_FORMAT,
   EXTENSION_FEATURE_NAMES,
+  QCOW2_COMPAT_LAZY_REFCOUNTS,
   QCOW2_INCOMPAT_COMPRESSION,
   QCOW2_MAGIC,
 } from "./header.ts";
@@ -22,6 +23,7 @@ interface Layout {
   readonly clusterSize: number;
   readonly refcountOrder: number;
   readonly compression: CompressionType;
+  readonly lazyRefcounts: boolean;
   readonly size: number;
   readonly tableClusters: number;
   readonly blocks: number;
@@ -47,7 +49,6 @@ const PREALLOCATIONS: readonly Preallocation[] = ["off", "metadata", "falloc", "
 
 /** Options that are understood only as "no". */
 const ONLY_OFF: Readonly<Record<string, string>> = {
-  lazy_refcounts: "off",
   extended_l2: "off",
   data_file_raw: "off",
   encryption: "off",
@@ -88,6 +89,12 @@ export function planLayout({ size, options, backing }: CreateOptions): Layout {
       "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)",
     );
   const compression = parseCompression(options["compression_type"] ?? "zlib", version);
+  const lazyRefcounts = parseSwitch("lazy_refcounts", options["lazy_refcounts"] ?? "off");
+  if (lazyRefcounts && version < 3)
+    throw new BlockError(
+      "EINVAL",
+      "Lazy refcounts only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+    );
   const rounded = alignUp(size, 512);
   const l1Entries = Math.ceil(rounded / (clusterSize * (clusterSize / 8)));
   if (l1Entries * 8 > L1_BYTES_MAX)
@@ -111,6 +118,7 @@ export function planLayout({ size, options, backing }: CreateOptions): Layout {
     clusterSize,
     refcountOrder,
     compression,
+    lazyRefcounts,
     size: rounded,
     tableClusters,
     blocks,
@@ -118,7 +126,7 @@ export function planLayout({ size, options, backing }: CreateOptions): Layout {
   };
 }
 
-const UNDERSTOOD = ["cluster_size", "compat", "refcount_bits", "compression_type", "preallocation"];
+const UNDERSTOOD = ["cluster_size", "compat", "refcount_bits", "compression_type", "lazy_refcounts", "preallocation"];
 
 export const QCOW2_CREATE_OPTIONS: readonly string[] = [
   ...UNDERSTOOD,
@@ -140,6 +148,12 @@ export function parsePreallocation({ preallocation = "off" }: CreateOptions["opt
   const mode = PREALLOCATIONS.find((one) => one === preallocation);
   if (mode !== undefined) return mode;
   throw new BlockError("EINVAL", `Parameter 'preallocation' does not accept value '${preallocation}'`);
+}
+
+function parseSwitch(name: string, text: string): boolean {
+  if (text === "on" || text === "yes" || text === "true" || text === "y") return true;
+  if (text === "off" || text === "no" || text === "false" || text === "n") return false;
+  throw new BlockError("EINVAL", `Parameter '${name}' expects 'on' or 'off'`);
 }
 
 function parseCompat(text: string): 2 | 3 {
@@ -172,6 +186,7 @@ function headerCluster(layout: Layout, options: CreateOptions): Uint8Array {
   view.setU32be(56, tableClusters);
   if (version === 3) {
     if (layout.compression === "zstd") view.setBigU64be(72, QCOW2_INCOMPAT_COMPRESSION);
+    if (layout.lazyRefcounts) view.setBigU64be(80, QCOW2_COMPAT_LAZY_REFCOUNTS);
     view.setU32be(96, layout.refcountOrder);
     view.setU32be(100, HEADER_BYTES[3]);
     view.setU8(104, layout.compression === "zstd" ? 1 : 0);

@@ -147,10 +147,11 @@ class Qcow2Driver implements BlockDriver {
 
   /** Counts down clusters that nothing refers to, as a crash leaves them. Nothing else is in flight. */
   *reclaimLeaks(): Co<number> {
-    yield* this.flush();
+    yield* this.#corruption.watch(this.#writeBack.settle());
     yield* this.#writeBack.reclaim();
     // A request in flight may still use what it holds back, and that is counted down later.
     if (this.#writeBack.hasReclaimable) return 0;
+    yield* this.#writeBack.settle();
     const count = yield* reclaimLeaks(this.#state);
     if (count > 0) yield* this.flush();
     return count;
@@ -162,7 +163,8 @@ class Qcow2Driver implements BlockDriver {
     yield* this.flush();
     // Nothing is in flight any more: what was freed last is counted down too.
     yield* this.#writeBack.reclaim();
-    yield* this.flush();
+    yield* this.#corruption.watch(this.#writeBack.settle());
+    yield* this.#writeBack.markClean();
   }
 
   /** The first L2 table's range that the disk leaves free. */
@@ -215,8 +217,11 @@ function snapshotInformation(snapshot: InternalSnapshot): Readonly<Record<string
 
 function* openQcow2(request: OpenRequest): Co<Qcow2Driver> {
   const file = request.children.file as BlockNode;
-  const header = yield* readHeader(file);
-  if (!request.readOnly) checkWritable(header);
+  let header = yield* readHeader(file);
+  if (!request.readOnly) {
+    checkWritable(header);
+    if ((header.incompatible & QCOW2_INCOMPAT_DIRTY) !== 0n) header = yield* repairDirty(file);
+  }
   const state = yield* openState(request, header);
   if (!request.readOnly) yield* clearAutoclear(file, header);
   const corruption = new Corruption(state, request.corrupted ?? (() => {}));
@@ -256,8 +261,14 @@ export const qcow2Format: DriverDefinition = {
 function checkWritable(header: Qcow2Header): void {
   if ((header.incompatible & QCOW2_INCOMPAT_CORRUPT) !== 0n)
     throw new BlockError("EACCES", "qcow2: Image is corrupt; cannot be opened read/write", { corrupt: true });
-  if ((header.incompatible & QCOW2_INCOMPAT_DIRTY) !== 0n)
-    throw new BlockError("ENOTSUP", "qcow2: the image was not closed (lazy refcounts) and needs a repair first");
+}
+
+/** The image was not closed while its refcounts were lazy: they are made anew. */
+function* repairDirty(file: BlockNode): Co<Qcow2Header> {
+  const { checkErrors, corruptions } = yield* checkQcow2(file, { repair: "all", report: () => {} });
+  if (checkErrors + corruptions > 0)
+    throw new BlockError("EIO", "Could not repair dirty image: Input/output error", { corrupt: true });
+  return yield* readHeader(file);
 }
 
 /** Features that a writer does not keep up say so by their autoclear bits being cleared. */

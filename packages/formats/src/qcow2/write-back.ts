@@ -10,9 +10,13 @@
  *   6. only now are clusters that were given up before step 2 counted down, once the requests of then have ended
  *
  * Clusters are counted up when they are reserved, so the counts of step 2 cover whatever step 4 writes.
+ *
+ * With lazy refcounts, steps 1 and 2 leave refcounts out. The image is marked dirty before the first step 4, and the mark
+ * taken away when it is closed with counts that are right; whoever opens a dirty image makes the counts anew first.
  */
 import { ByteView, type Co } from "@spindle/base";
 import { IoVector } from "@spindle/block";
+import { QCOW2_COMPAT_LAZY_REFCOUNTS, QCOW2_INCOMPAT_DIRTY } from "./header.ts";
 import type { FreedRun, ImageState } from "./image-state.ts";
 import type { CachedTable } from "./table-cache.ts";
 
@@ -24,6 +28,9 @@ interface Snapshot {
 }
 
 const L1_SECTOR_BYTES = 512;
+/** Refcount blocks that lazy counts keep in memory: more are written, though the image may stay dirty. */
+const LAZY_BYTES_MAX: number = 16 * 1024 * 1024;
+const HEADER_INCOMPATIBLE = 72;
 /** Where the header holds the refcount table's offset and, behind it, its clusters. */
 const HEADER_REFCOUNT_TABLE = 48;
 
@@ -34,25 +41,64 @@ export class WriteBack {
     this.#state = state;
   }
 
-  /** Writes metadata and makes it, and all data written before, durable. */
+  /** Writes metadata and makes it, and all data written before, durable. Lazy refcounts are left behind. */
   *flush(): Co<void> {
     const flushed = yield* this.writeBack();
     if (!flushed) yield* this.#state.file.flush();
   }
 
+  /** The same, with refcounts that are lazy otherwise. */
+  *settle(): Co<void> {
+    const flushed = yield* this.writeBack(true);
+    if (!flushed) yield* this.#state.file.flush();
+  }
+
+  /** After the last {@link settle}: the image was closed in order. */
+  *markClean(): Co<void> {
+    const { incompatible } = this.#state.header;
+    if ((incompatible & QCOW2_INCOMPAT_DIRTY) !== 0n) yield* this.#writeFeatures(incompatible & ~QCOW2_INCOMPAT_DIRTY);
+  }
+
   /**
    * Writes metadata.
+   * @param accurate with refcounts, also where they are lazy
    * @returns whether a barrier came after everything that was written before the call
    */
-  *writeBack(): Co<boolean> {
+  *writeBack(accurate = false): Co<boolean> {
     yield* this.#state.writeBackMutex.lock();
     try {
       yield* this.reclaim();
-      yield* this.#nameBlocks();
-      return yield* this.#writeSnapshot(this.#takeSnapshot());
+      const isLazy = !accurate && this.#mayBeLazy;
+      if (isLazy) yield* this.#markDirty();
+      else yield* this.#nameBlocks();
+      return yield* this.#writeSnapshot(this.#takeSnapshot(), isLazy);
     } finally {
       this.#state.writeBackMutex.unlock();
     }
+  }
+
+  /** The image wants it, and what waits in memory is not too much. */
+  get #mayBeLazy(): boolean {
+    const { header, refcounts, clusterSize } = this.#state;
+    const wants = header.version >= 3 && (header.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS) !== 0n;
+    return wants && refcounts.blocks.dirtyCount * clusterSize <= LAZY_BYTES_MAX;
+  }
+
+  /** From now on the counts in the file are behind, and must be made anew after a crash. */
+  *#markDirty(): Co<void> {
+    const { header, refcounts } = this.#state;
+    const isBehind = refcounts.blocks.dirtyCount + refcounts.unlisted.size + refcounts.replaced.length > 0;
+    if (!isBehind || (header.incompatible & QCOW2_INCOMPAT_DIRTY) !== 0n) return;
+    yield* this.#writeFeatures(header.incompatible | QCOW2_INCOMPAT_DIRTY);
+  }
+
+  *#writeFeatures(incompatible: bigint): Co<void> {
+    const { file } = this.#state;
+    const bits = new ByteView(new Uint8Array(8));
+    bits.setBigU64be(0, incompatible);
+    yield* file.write(HEADER_INCOMPATIBLE, IoVector.of(bits.bytes));
+    yield* file.flush();
+    this.#state.header = { ...this.#state.header, incompatible };
   }
 
   /** Whether there are clusters that a request in flight may have been the last to use. */
@@ -140,11 +186,11 @@ export class WriteBack {
     return { tables, l1Sectors, freed };
   }
 
-  *#writeSnapshot(snapshot: Snapshot): Co<boolean> {
+  *#writeSnapshot(snapshot: Snapshot, isLazy: boolean): Co<boolean> {
     const { file } = this.#state;
     const { tables, l1Sectors, freed } = snapshot;
     try {
-      yield* this.#writeRefcounts();
+      if (!isLazy) yield* this.#writeRefcounts();
       for (const { table, bytes, fresh } of tables) {
         if (!fresh) continue;
         yield* file.write(table.hostOffset, IoVector.of(bytes));
