@@ -209,6 +209,7 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
       ["-f", "qcow2", "new.qcow2", "12x"],
       ["-f", "qcow2", "new.qcow2", "1.5"],
       ["-f", "qcow2", "new.qcow2", "16E"],
+      ["-f", "qcow2", "new.qcow2", "1E"],
       ["-f", "qcow2", "-b", "base.raw", "new.qcow2"],
       ["-f", "qcow2", "-b", "gone.raw", "-F", "raw", "new.qcow2"],
       ["-f", "qcow2", "-b", "new.qcow2", "-F", "qcow2", "new.qcow2"],

@@ -14,7 +14,7 @@ interface Created {
   readonly format: string;
   readonly options: Readonly<Record<string, string>>;
   readonly backing: { readonly filename: string; readonly format: string } | undefined;
-  readonly size: number;
+  readonly size: number | bigint;
 }
 
 /** What qemu-img lists for a format, in its order; options without a default only when they are given. */

@@ -69,6 +69,8 @@ export function parseHeader(bytes: Uint8Array, forCheck = false): Qcow2Header {
   checkFeatures(third.incompatible, extensions.featureNames);
   if ((third.autoclear & QCOW2_AUTOCLEAR_RAW_DATA) !== 0n) throw invalid("data-file-raw requires a data file");
   if (view.u32be(32) !== 0) throw unsupported("qcow2 encryption is not supported");
+  // No L1 table reaches so far.
+  if (view.bigU64be(24) > BigInt(Number.MAX_SAFE_INTEGER)) throw new BlockError("EFBIG", "Image is too big");
   const size = view.u64be(24, "disk size");
   const header = {
     version,

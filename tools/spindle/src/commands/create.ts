@@ -1,5 +1,5 @@
 /** `spindle create`: lays out an empty image. */
-import { BlockError, isBlockError } from "@spindle/base";
+import { BlockError, isBlockError, parseExactSize } from "@spindle/base";
 import { type CreatedImage, createImage } from "spindle";
 import { type Command, defineCommand, sizeOption, UsageError } from "../command.ts";
 import { asksForHelp, formattingLine, parseOptionLists, printOptionHelp } from "../create-options.ts";
@@ -34,7 +34,12 @@ export const create: Command = defineCommand({
     if (sizeText !== undefined && sizeInOptions !== undefined)
       throw new UsageError("The image size must be specified only once");
     const backing = backingOption(values.backing ?? backing_file, values["backing-format"] ?? backing_fmt, filename);
-    const size = sizeOption("image size", sizeText ?? sizeInOptions);
+    const size = hugeSize(sizeText ?? sizeInOptions) ?? sizeOption("image size", sizeText ?? sizeInOptions);
+    if (typeof size === "bigint") {
+      if (!values.quiet) await print(`${formattingLine(filename, { format, options, backing, size })}\n`);
+      const hint = format === "qcow2" ? " (try using a larger cluster size)" : "";
+      throw new BlockError("EFBIG", `${filename}: The image size is too large for file format '${format}'${hint}`);
+    }
     const unsafe = values["backing-unsafe"];
     const named = backing === undefined ? {} : { backing };
     const sized = size === undefined ? {} : { size };
@@ -54,6 +59,17 @@ export const create: Command = defineCommand({
     return EXIT_OK;
   },
 });
+
+/** A size of which QEMU can speak and that no format here can have; undefined for all others. */
+function hugeSize(text: string | undefined): bigint | undefined {
+  if (text === undefined) return undefined;
+  try {
+    const size = parseExactSize(text);
+    return size > BigInt(Number.MAX_SAFE_INTEGER) && size < 2n ** 63n ? size : undefined;
+  } catch {
+    return undefined;
+  }
+}
 
 interface Backing {
   readonly filename: string;
