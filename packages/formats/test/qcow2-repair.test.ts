@@ -111,6 +111,29 @@ describe("a repair", () => {
   });
 });
 
+describe.skipIf(qemuImg === undefined)("a snapshot's L1 table in another table's place", () => {
+  it.each([
+    ["the header", 0],
+    ["the refcount table", AT.table],
+    ["a refcount block", AT.block],
+    ["the active L1 table", AT.l1],
+  ])("is not mended there, but given up (%s)", (_what, offset) => {
+    images.put("misplaced.qcow2", image);
+    for (const name of ["one", "two"]) images.img("snapshot", "-c", name, "misplaced.qcow2");
+    const bytes = images.bytes("misplaced.qcow2").slice();
+    const view = new DataView(bytes.buffer);
+    view.setBigUint64(Number(view.getBigUint64(64)), BigInt(offset));
+    const { bytes: repaired, lines } = checkHere(bytes, "all");
+    expect(lines).toContain("Repairing snapshot 1 (one): its L1 table cannot be read; given up");
+    expect(lines.filter((line) => line.includes("L1 entry"))).toEqual([]);
+    expect(checkHere(repaired).lines).toEqual([]);
+    images.put("misplaced.qcow2", repaired);
+    expect(images.check("misplaced.qcow2").code).toBe(0);
+    expect(Buffer.compare(disk(repaired), disk(image))).toBe(0);
+    expect(Buffer.compare(images.disk("misplaced.qcow2", "-l", "two"), disk(image))).toBe(0);
+  });
+});
+
 describe("a check of a hostile image", () => {
   /** The image in a file that claims to be long, and what it takes to check that. */
   function timed(content: SparseBytes): { ms: number; grownMiB: number } {

@@ -6,8 +6,9 @@ import { BlockError, ByteView, type Co } from "@spindle/base";
 import { IoVector } from "@spindle/block";
 import type { CheckedImage } from "./check-image.ts";
 import type { CheckTally } from "./check-tally.ts";
-import type { ClusterCounts } from "./cluster-counts.ts";
+import { ClusterCounts } from "./cluster-counts.ts";
 import { SNAPSHOTS_MAX } from "./header.ts";
+import { OFFSET_HIGH_MASK, OFFSET_LOW_MASK } from "./l2-entry.ts";
 import {
   EXTRA_DATA_LEAST,
   EXTRA_DATA_MAX,
@@ -81,20 +82,49 @@ function* dropTable(image: CheckedImage, tally: CheckTally): Co<CheckedSnapshots
   return { table: yield* switchSnapshotTable(image, 0, 0), wrong: 0 };
 }
 
-/** Those whose L1 table can be read; the others are told of, and given up by a repair. */
+/**
+ * Those whose L1 table is in the file, and in no other table's place; the others are told of, and given up by a repair:
+ * what another table says would be taken for entries, and mended.
+ */
 export function readableSnapshots(
   image: CheckedImage,
-  entries: readonly SnapshotEntry[],
+  { entries, length }: SnapshotTable,
   tally: CheckTally,
 ): SnapshotEntry[] {
-  const { clusterSize, file } = image;
+  const { clusterSize, file, header } = image;
+  const others = otherTables(image);
+  occupy(others, clusterSize, header.snapshotsOffset, length);
   return entries.filter(({ id, name, l1Offset, l1Entries }) => {
     // Offsets that a number cannot hold are not inside either.
     const isInside = l1Offset + l1Entries * 8 - file.length < clusterSize;
-    if (l1Offset % clusterSize === 0 && l1Entries <= L1_ENTRIES_MAX && isInside) return true;
+    const isTable = l1Offset % clusterSize === 0 && l1Entries <= L1_ENTRIES_MAX && isInside;
+    const end = Math.ceil((l1Offset + l1Entries * 8) / clusterSize);
+    if (isTable && others.nextCounted(l1Offset / clusterSize) >= end) return true;
     tally.say(`Repairing snapshot ${id} (${name}): its L1 table cannot be read; given up`);
     return false;
   });
+}
+
+/** Clusters of the tables that an image has without snapshots. */
+function otherTables(image: CheckedImage): ClusterCounts {
+  const { clusterSize, fileClusters, header, l1, refcountTable } = image;
+  const found = new ClusterCounts(fileClusters);
+  const add = (offset: number, length: number): void => occupy(found, clusterSize, offset, length);
+  add(0, clusterSize);
+  add(header.refcountTableOffset, refcountTable.byteLength);
+  for (let block = 0; block < image.blockCount; block++)
+    if (image.blockOffset(block) !== 0) add(image.blockOffset(block), 1);
+  add(header.l1Offset, l1.byteLength);
+  for (let at = 0; at < l1.byteLength; at += 8) {
+    const offset = (l1.getUint32(at) & OFFSET_HIGH_MASK) * 2 ** 32 + ((l1.getUint32(at + 4) & OFFSET_LOW_MASK) >>> 0);
+    if (offset !== 0) add(offset, 1);
+  }
+  return found;
+}
+
+function occupy(counts: ClusterCounts, clusterSize: number, offset: number, length: number): void {
+  const end = Math.min(Math.ceil((offset + length) / clusterSize), counts.length);
+  for (let index = Math.floor(offset / clusterSize); index < end; index++) counts.set(index, 1);
 }
 
 /** Writes a table where nothing is referred to, and refers to it. Nothing in the file points at it yet. */

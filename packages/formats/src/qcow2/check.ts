@@ -121,7 +121,7 @@ class Check {
   /** @returns the snapshots that are kept */
   *#mend({ table, wrong }: CheckedSnapshots): Co<SnapshotTable["entries"]> {
     const image = this.#image;
-    const kept = readableSnapshots(image, table.entries, this.#tally);
+    const kept = readableSnapshots(image, table, this.#tally);
     // The new table mends them.
     this.#tally.corruptions -= wrong;
     this.#tally.corruptionsFixed += wrong + table.entries.length - kept.length;
