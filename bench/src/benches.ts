@@ -7,12 +7,14 @@ import { memoryBench } from "./memory.ts";
 import { microBench } from "./micro.ts";
 import { streamBench } from "./stream.ts";
 import { streamLatencyBench } from "./stream-latency.ts";
+import { vhostUserBench } from "./vhost-user.ts";
 
 export const BENCHES: readonly Bench[] = [
   streamBench,
   streamLatencyBench,
   convertBench,
   guestIoBench,
+  vhostUserBench,
   rangeLockTables,
   microBench,
   memoryBench,

@@ -33,6 +33,10 @@ import {
   encodeVringDescriptor,
   encodeVringState,
   VHOST_USER_F_PROTOCOL_FEATURES,
+  VHOST_USER_PROTOCOL_F_CONFIG,
+  VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
+  VHOST_USER_PROTOCOL_F_MQ,
+  VHOST_USER_PROTOCOL_F_REPLY_ACK,
   VhostRequest,
 } from "../message.ts";
 import { MessageSocket } from "../message-socket.ts";
@@ -44,6 +48,13 @@ const USER_BASE = 0x7000_0000_0000;
 const CONFIG_BYTES = 60;
 
 const VIRTIO_F_RING_PACKED_HIGH = 4;
+
+/** What this side knows of the protocol. */
+const PROTOCOL_FEATURES: number =
+  VHOST_USER_PROTOCOL_F_MQ |
+  VHOST_USER_PROTOCOL_F_REPLY_ACK |
+  VHOST_USER_PROTOCOL_F_CONFIG |
+  VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD;
 /** Where a packed ring begins: both wrap counters are 1. */
 const PACKED_BASE = 0x8000_8000;
 
@@ -77,6 +88,7 @@ export class FrontEnd implements Disposable {
   readonly #path: string;
   readonly #options: FrontEndOptions;
   #socket: MessageSocket;
+  #protocolFeatures = 0;
   /** What the back end logs requests in flight in, over its restarts. */
   #inflight: { readonly descriptor: number; readonly description: InflightDescription } | undefined;
   readonly #address: number;
@@ -123,7 +135,8 @@ export class FrontEnd implements Disposable {
     this.#guest = { device, features: this.features, queues: plan.queues };
     // This side's own idea of the device: it runs, with what was negotiated.
     new DeviceState({ ...device, offered: this.features }).adoptFeatures(this.features);
-    if (!packed) this.#inflight = this.#askForInflight(queues, queueSize);
+    const keepsInflight = (this.#protocolFeatures & VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD) !== 0;
+    if (keepsInflight && !packed) this.#inflight = this.#askForInflight(queues, queueSize);
     this.#start(() => (packed ? PACKED_BASE : 0));
   }
 
@@ -190,6 +203,13 @@ export class FrontEnd implements Disposable {
     return new GuestQueue(this.#guest, index, interrupts ? this.#thread : undefined, registers);
   }
 
+  /** Sleeps until the back end interrupts. Look at what the queues have used before. */
+  awaitInterrupt(): void {
+    const events = this.queueDescriptors.map(({ call }) => call);
+    sharingCalls().poll(events);
+    for (const event of events) sharingCalls().drain(event);
+  }
+
   readConfiguration(offset: number, length: number): Uint8Array {
     const piece = encodeConfig({ offset, flags: 0, bytes: new Uint8Array(length) });
     return decodeConfig(this.ask(VhostRequest.GET_CONFIG, piece)).bytes;
@@ -234,8 +254,15 @@ export class FrontEnd implements Disposable {
     return reply.payload;
   }
 
-  /** Sends a message and waits until it is done. @throws {BlockError} EINVAL when it is refused. */
+  /**
+   * Sends a message and waits until it is done, where the back end says so.
+   * @throws {BlockError} EINVAL when it is refused.
+   */
   order(request: number, payload: Uint8Array, descriptors: readonly number[] = []): void {
+    if ((this.#protocolFeatures & VHOST_USER_PROTOCOL_F_REPLY_ACK) === 0) {
+      this.#socket.send(request, payload, { descriptors });
+      return;
+    }
     this.#socket.send(request, payload, { needReply: true, descriptors });
     const reply = this.#socket.receive();
     if (reply?.request !== request) throw new BlockError("EIO", `no acknowledgement of request ${request}`);
@@ -259,7 +286,8 @@ export class FrontEnd implements Disposable {
     if ((offered.low & VHOST_USER_F_PROTOCOL_FEATURES) === 0)
       throw new BlockError("ENOTSUP", "the back end has no protocol features");
     const protocol = decodeBits(this.ask(VhostRequest.GET_PROTOCOL_FEATURES));
-    this.#socket.send(VhostRequest.SET_PROTOCOL_FEATURES, encodeBits(protocol));
+    this.#protocolFeatures = (protocol.low & PROTOCOL_FEATURES) >>> 0;
+    this.#socket.send(VhostRequest.SET_PROTOCOL_FEATURES, encodeBits({ low: this.#protocolFeatures, high: 0 }));
     this.#socket.send(VhostRequest.SET_OWNER, new Uint8Array(0));
     const low = (offered.low & ~refused) >>> 0;
     const high = packed ? offered.high : offered.high & ~VIRTIO_F_RING_PACKED_HIGH;
