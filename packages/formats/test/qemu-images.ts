@@ -77,6 +77,11 @@ export class QemuImages {
   }
 
   #spawn(program: string, words: readonly string[]) {
-    return spawnSync(program, words, { cwd: this.#directory, encoding: "utf8", timeout: 20_000 });
+    return spawnSync(program, words, {
+      cwd: this.#directory,
+      encoding: "utf8",
+      timeout: 20_000,
+      maxBuffer: 256 * 1024 * 1024,
+    });
   }
 }
