@@ -222,8 +222,6 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
       ["-f", "qcow2", "-o", "preallocation=nonsense", "new.qcow2", "1M"],
       ["-f", "qcow2", "-o", "preallocation=metadata", "-b", "base.raw", "-F", "raw", "new.qcow2"],
       ["-f", "qcow2", "-o", "cluster_size=3k", "new.qcow2", "1M"],
-      ["-f", "qcow2", "-o", "preallocation=nonsense", "new.qcow2", "1M"],
-      ["-f", "qcow2", "-o", "preallocation=metadata", "-b", "base.raw", "-F", "raw", "new.qcow2"],
       ["-f", "raw", "-o", "preallocation=nonsense", "new.raw", "1M"],
       ["-f", "qcow2", "-o", "lazy_refcounts=on,compat=0.10", "new.qcow2", "1M"],
       ["-f", "qcow2", "-o", "size=2M", "new.qcow2", "1M"],
@@ -231,8 +229,11 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
       ["-f", "qcow2"],
     ].map(titled),
   )("create refuses %s", { concurrent: true }, async (_title, words) => {
-    const ours = await spindle(["create", ...words], { cwd: scratch.folder });
-    const theirs = await run([qemuImg as string, "create", ...words], { cwd: scratch.folder });
+    // Of its own: both programs lock the file that they are about to make.
+    using own = new Scratch();
+    own.tool("cp", "--sparse=always", scratch.path("base.raw"), "base.raw");
+    const ours = await spindle(["create", ...words], { cwd: own.folder });
+    const theirs = await run([qemuImg as string, "create", ...words], { cwd: own.folder });
     expect(ours.code).toBe(theirs.code);
     expect(ours.stdout).toBe(theirs.stdout);
     expect(ours.stderr).toMatch(/^spindle: .*\n$/);
