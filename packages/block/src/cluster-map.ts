@@ -23,7 +23,9 @@ export interface Mapping {
   readonly kind: MappingKind;
   /** Bytes from the offset asked for; at least 1. */
   readonly length: number;
-  /** For `data`: where the byte at the offset asked for stands; the run is contiguous. */
+  /**
+   * For `data`, and for zeros that keep their space: where the byte at the offset asked for stands; the run is contiguous.
+   */
   readonly hostOffset?: number;
   /** For `data`: it may be overwritten in place (no snapshot shares it). */
   readonly writable?: boolean;

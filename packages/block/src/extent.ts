@@ -11,7 +11,7 @@ export interface Extent {
   /** Data is stored for it. */
   readonly data: boolean;
   readonly compressed: boolean;
-  /** Where the data stands as plain bytes: from this offset of `file`. Absent for compressed data and zeros. */
+  /** Where the data stands as plain bytes: from this offset of `file`. Absent for compressed data; zeros may have kept space. */
   readonly hostOffset?: number;
   /** The node in which `hostOffset` counts. */
   readonly file?: BlockNode;

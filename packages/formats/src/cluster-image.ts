@@ -90,14 +90,19 @@ export class ClusterImage {
       case "unallocated":
         return unallocatedExtent(mapping.length);
       case "zero":
-        return zeroExtent(mapping.length);
+        return { ...zeroExtent(mapping.length), ...this.#placeOf(mapping) };
       case "compressed":
         return { length: mapping.length, allocated: true, zero: false, data: true, compressed: true };
       default: {
-        const place = { hostOffset: mapping.hostOffset as number, file: this.#file };
+        const place = this.#placeOf(mapping);
         return { length: mapping.length, allocated: true, zero: false, data: true, compressed: false, ...place };
       }
     }
+  }
+
+  /** Zeros may have space, too, that is kept for when they are written. */
+  #placeOf({ hostOffset }: Mapping): Pick<Extent, "hostOffset" | "file"> {
+    return hostOffset === undefined ? {} : { hostOffset, file: this.#file };
   }
 
   get #file(): BlockNode {

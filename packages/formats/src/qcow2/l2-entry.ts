@@ -42,8 +42,8 @@ export function readEntry(table: DataView, index: number, clusterSize: number, v
 }
 
 /**
- * How many entries, from `index` on and up to `limit`, are one run: of one kind, and contiguous and equally shared when
- * they are data. The first one is known to be valid.
+ * How many entries, from `index` on and up to `limit`, are one run: of one kind, contiguous where they have clusters,
+ * and equally shared when they are data. The first one is known to be valid.
  */
 export function runOfEntries(
   table: DataView,
@@ -59,10 +59,11 @@ export function runOfEntries(
   let lowMask = zeroLow;
   let step = 0;
   if ((high & COMPRESSED_HIGH) !== 0) lowMask = 0;
-  else if ((low & zeroLow) === 0) {
+  else {
     const hasPlace = (high & OFFSET_HIGH_MASK) !== 0 || (low & OFFSET_LOW_MASK) !== 0;
+    const isData = hasPlace && (low & zeroLow) === 0;
     step = hasPlace ? clusterSize : 0;
-    highMask |= hasPlace ? COPIED_HIGH | OFFSET_HIGH_MASK : OFFSET_HIGH_MASK;
+    highMask |= isData ? COPIED_HIGH | OFFSET_HIGH_MASK : OFFSET_HIGH_MASK;
     lowMask |= OFFSET_LOW_MASK;
   }
   let expectedHigh = high & highMask;

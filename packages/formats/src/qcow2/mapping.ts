@@ -72,6 +72,8 @@ export class Qcow2ClusterMap implements ClusterMap {
     const limit = Math.ceil((inCluster + most) / clusterSize);
     const count = limit === 1 ? 1 : runOfEntries(table.view, index, limit, clusterSize, header.version);
     const runLength = Math.min(count * clusterSize - inCluster, most);
+    if (first.kind === "zero" && first.hostOffset !== 0)
+      return { kind: "zero", length: runLength, hostOffset: first.hostOffset + inCluster };
     if (first.kind !== "data") return { kind: first.kind, length: runLength };
     // A cluster that is metadata as well is never written in place; giving it up, as a write elsewhere does, is refused.
     const isOurs = first.copied && !this.#state.isDamaged;
