@@ -34,6 +34,9 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
     img("create", "-f", "qcow2", "huge.qcow2", "64T");
     img("create", "-f", "qcow2", "it's,a b.qcow2", "1M");
     img("create", "-u", "-f", "qcow2", "-b", "gone.raw", "-F", "raw", "orphan.qcow2", "1M");
+    img("create", "-f", "qcow2", "spaced.qcow2", "8M");
+    io("spaced.qcow2", "write -P 1 0 256k", "write -P 2 1M 256k", "write -z 64k 128k", "write -z 1M 512k");
+    io("spaced.qcow2", "write -z -u 192k 64k", "write -z 4M 64k", "write -P 3 2M 64k");
     img("create", "-f", "qcow2", "kept.qcow2", "1M");
     for (const name of ["first", "second"]) img("snapshot", "-c", name, "kept.qcow2");
     writeFileSync(scratch.path("odd.raw"), "x".repeat(1000));
@@ -49,7 +52,7 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
 
   const IMAGES = [
     ..."base.raw mid.qcow2 top.qcow2 v2.qcow2 long.qcow2 zlib.qcow2 zstd.qcow2 large.qcow2 small.qcow2".split(" "),
-    ..."lazy.qcow2 huge.qcow2 kept.qcow2 odd.raw empty.raw folder/far.qcow2".split(" "),
+    ..."lazy.qcow2 huge.qcow2 kept.qcow2 spaced.qcow2 odd.raw empty.raw folder/far.qcow2".split(" "),
     "it's,a b.qcow2",
   ];
 
