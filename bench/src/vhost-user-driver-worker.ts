@@ -6,6 +6,10 @@ import { VIRTIO_BLK_S_OK, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from "@spindle/vir
 import { LatencyHistogram } from "@spindle/workload";
 import { type DriverReport, type DriverWork, REQUEST_BYTES } from "./vhost-user-protocol.ts";
 
+/** A back end that has gone wakes nobody. */
+const WAIT_MS = 100;
+const PATIENCE_MS = 10_000;
+
 const { path, queues, depth, operation, workingSet, seconds } = workerData as DriverWork;
 const random = new SeededRandom(1);
 const type = operation === "read" ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT;
@@ -40,7 +44,8 @@ function run(durationMs: number): void {
       collected += ring.queue.collect();
     }
     if (collected > 0) for (const ring of rings) reap(ring);
-    else frontEnd.awaitInterrupt();
+    else frontEnd.awaitInterrupt(WAIT_MS);
+    if (performance.now() > endMs + PATIENCE_MS) throw new Error("the back end does not answer");
   }
 }
 

@@ -203,10 +203,10 @@ export class FrontEnd implements Disposable {
     return new GuestQueue(this.#guest, index, interrupts ? this.#thread : undefined, registers);
   }
 
-  /** Sleeps until the back end interrupts. Look at what the queues have used before. */
-  awaitInterrupt(): void {
+  /** Sleeps until the back end interrupts, or for `timeoutMs`. Look at what the queues have used before. */
+  awaitInterrupt(timeoutMs: number): void {
     const events = this.queueDescriptors.map(({ call }) => call);
-    sharingCalls().poll(events);
+    sharingCalls().poll(events, timeoutMs);
     for (const event of events) sharingCalls().drain(event);
   }
 
