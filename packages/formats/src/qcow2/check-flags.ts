@@ -99,9 +99,7 @@ class FlagCheck {
     if (count === undefined || (count === 1) === high >= COPIED_HIGH) return false;
     const repairs = this.#repairs;
     const entry = hexEntry(high, table.getUint32(index * 8 + 4));
-    this.#tally.say(
-      `${repairs ? "Repairing" : "ERROR"} ${describe(entry, cluster < this.#stored.counts.length ? this.#stored.text(cluster) : `${count}`)}`,
-    );
+    this.#tally.say(`${repairs ? "Repairing" : "ERROR"} ${describe(entry, this.#stored.text(cluster, count))}`);
     if (repairs) {
       table.setUint32(index * 8, count === 1 ? high + COPIED_HIGH : high - COPIED_HIGH);
       this.#tally.corruptionsFixed += 1;

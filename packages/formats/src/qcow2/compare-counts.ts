@@ -62,7 +62,7 @@ function compareCount(
   const isLeak = count > referred;
   const corrects = count !== 0 && (isLeak ? tooHigh : tooLow);
   const verb = corrects ? "Repairing" : isLeak ? "Leaked" : "ERROR";
-  tally.say(`${verb} cluster ${index} refcount=${stored.text(index)} reference=${referred}`);
+  tally.say(`${verb} cluster ${index} refcount=${stored.text(index, count)} reference=${referred}`);
   if (corrects) stored.set(index, referred);
   if (isLeak) tally[corrects ? "leaksFixed" : "leaks"] += 1;
   else tally[corrects ? "corruptionsFixed" : "corruptions"] += 1;

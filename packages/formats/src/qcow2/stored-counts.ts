@@ -66,9 +66,9 @@ export class StoredCounts {
       }
   }
 
-  /** The count of a cluster of the file, in digits. */
-  text(index: number): string {
-    return `${this.#exact.get(index) ?? this.counts.get(index)}`;
+  /** A count in digits, also where a number cannot hold it. */
+  text(index: number, count: number): string {
+    return `${this.#exact.get(index) ?? count}`;
   }
 
   /** Tells of the blocks that cannot be read, as of errors of the check for each of their clusters. */
@@ -112,7 +112,11 @@ export class StoredCounts {
     if (offset === 0) return 0;
     const bytes = new Uint8Array(clusterSize);
     yield* readPadded(file, offset, bytes);
-    return readCount(new DataView(bytes.buffer), index % clustersPerBlock, header.refcountOrder);
+    const view = new DataView(bytes.buffer);
+    const entry = index % clustersPerBlock;
+    const count = readCount(view, entry, header.refcountOrder);
+    if (count > Number.MAX_SAFE_INTEGER) this.#exact.set(index, view.getBigUint64(entry * 8));
+    return count;
   }
 
   /** Takes the counts of more clusters: the file may end inside of its last one, and something refer to more than that. */
