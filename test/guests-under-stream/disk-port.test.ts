@@ -49,6 +49,24 @@ function countRequests(node: BlockNode): { count: number } {
 }
 
 describe("a disk port", () => {
+  it("reads zeros where zeros keep the space of what was there", async () => {
+    await using session = new Session({ workers: 0 });
+    const node = await overlay(session, "zeros");
+    const server = new PortServer(node, session.thread, session.runner);
+    const port = new DiskPort(server.open(), new ThreadTable(session.threads).attach(), descriptorIo);
+    const buffer = new Uint8Array(64 * 1024).fill(5);
+    await session.run(port.write(0, IoVector.of(buffer)));
+    await session.run(port.writeZeroes(0, buffer.length));
+    for (let round = 0; round < 3; round++) {
+      await session.run(port.read(0, IoVector.of(buffer.fill(9))));
+      expect(
+        buffer.every((byte) => byte === 0),
+        `round ${round}`,
+      ).toBe(true);
+    }
+    await session.run(server.close());
+  });
+
   it("has more requests under way than the owner takes at once, and mixes none up", async () => {
     await using session = new Session({ workers: 0 });
     const node = await overlay(session, "many");

@@ -186,7 +186,8 @@ export class PortServer {
       const extent = yield* chainStatus(this.#node, null, offset, end - offset);
       const whole = alignDown(extent.length, unit);
       const descriptor = extent.file?.driver.fileDescriptor;
-      const plain = extent.hostOffset !== undefined && descriptor !== undefined;
+      // Zeros may have kept the space of what was there before: that is not to be read.
+      const plain = !extent.zero && extent.hostOffset !== undefined && descriptor !== undefined;
       // A filter has a say in every request: nothing may go around it.
       if ((plain || this.#staysZero(extent)) && !extent.filtered) {
         const inPlace = extent.depth === 0 && plain && whole > 0 && !this.#node.readOnly;
