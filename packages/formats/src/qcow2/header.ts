@@ -95,7 +95,8 @@ export function parseHeader(bytes: Uint8Array, forCheck = false): Qcow2Header {
 function parseSnapshotsOffset(view: ByteView): number {
   if (view.u32be(60) > 0) return view.u64be(64, "snapshot table offset");
   const offset = view.bigU64be(64);
-  return offset >= 2n ** 53n && offset % 512n === 0n ? 0 : view.u64be(64, "snapshot table offset");
+  const isBeyond = offset >= 2n ** 53n && offset < 2n ** 63n;
+  return isBeyond && offset % 512n === 0n ? 0 : view.u64be(64, "snapshot table offset");
 }
 
 type ThirdFields = Pick<
