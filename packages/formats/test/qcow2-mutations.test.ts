@@ -39,7 +39,8 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("images with chan
       }
       expectRepairable(bytes, name);
     }
-    expect(opened / all.length, "most changes get past opening").toBeGreaterThan(0.2);
+    // Of a seed that is replayed alone, nothing is asked.
+    if (all.length > 20) expect(opened / all.length, "most changes get past opening").toBeGreaterThan(0.2);
   });
 
   it("give leaked clusters back as QEMU does", { timeout: 300_000 }, () => {
