@@ -2,13 +2,13 @@
  * Disk ports from end to end, on real threads and real files: guests on two threads and one on the owner's, a stream
  * under them, and the shared cache of places between them.
  */
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { type Co, SeededRandom } from "@spindle/base";
 import { type BlockNode, type DescriptorIo, DiskPort, IoVector, PortServer } from "@spindle/block";
-import { descriptorIo } from "@spindle/host-node";
+import { descriptorIo, linuxCalls } from "@spindle/host-node";
 import { startStream } from "@spindle/jobs";
 import { ThreadTable } from "@spindle/shared-memory";
 import { GuestWorkload, REQUEST_BYTES_MAX } from "@spindle/workload";
@@ -66,6 +66,36 @@ describe("a disk port", () => {
     }
     await session.run(server.close());
   });
+
+  it.skipIf(linuxCalls() === null)(
+    "reads and overwrites the holes of a plain file without asking the owner again",
+    async () => {
+      await using session = new Session({ workers: 0 });
+      const filename = join(folder, "sparse.raw");
+      writeFileSync(filename, "");
+      truncateSync(filename, LENGTH);
+      const node = await session.run(session.graph.openImage(filename, { format: "raw" }));
+      const server = new PortServer(node, session.thread, session.runner);
+      const port = new DiskPort(server.open(), new ThreadTable(session.threads).attach(), descriptorIo);
+      const seen = countRequests(node);
+      const buffer = new Uint8Array(4096);
+      for (let offset = 0; offset < 1024 * 1024; offset += buffer.length) {
+        await session.run(port.read(offset, IoVector.of(buffer.fill(9))));
+        expect(buffer.every((byte) => byte === 0)).toBe(true);
+        await session.run(port.write(offset, IoVector.of(buffer.fill(1 + (offset % 7)))));
+        await session.run(port.read(offset, IoVector.of(buffer.fill(0))));
+        expect(buffer.every((byte) => byte === 1 + (offset % 7))).toBe(true);
+      }
+      expect(seen.count).toBeLessThan(4);
+      await session.run(port.discard(0, 64 * 1024));
+      await session.run(port.read(0, IoVector.of(buffer)));
+      expect(buffer.every((byte) => byte === 0)).toBe(true);
+      await session.run(readFileAt(filename)(64 * 1024, buffer));
+      expect(buffer.every((byte) => byte === 1 + ((64 * 1024) % 7))).toBe(true);
+      await session.run(server.close());
+      await session.run(session.graph.remove(node.name));
+    },
+  );
 
   it("has more requests under way than the owner takes at once, and mixes none up", async () => {
     await using session = new Session({ workers: 0 });

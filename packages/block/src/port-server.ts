@@ -186,8 +186,7 @@ export class PortServer {
       const extent = yield* chainStatus(this.#node, null, offset, end - offset);
       const whole = alignDown(extent.length, unit);
       const descriptor = extent.file?.driver.fileDescriptor;
-      // Zeros may have kept the space of what was there before: that is not to be read.
-      const plain = !extent.zero && extent.hostOffset !== undefined && descriptor !== undefined;
+      const plain = this.#isPlain(extent) && descriptor !== undefined;
       // A filter has a say in every request: nothing may go around it.
       if ((plain || this.#staysZero(extent)) && !extent.filtered) {
         const inPlace = extent.depth === 0 && plain && whole > 0 && !this.#node.readOnly;
@@ -201,6 +200,11 @@ export class PortServer {
       }
       offset += Math.max(whole, unit);
     }
+  }
+
+  /** Whether what the disk shows is what stands at the extent's place. In images, zeros may have kept the space of old data. */
+  #isPlain({ zero, depth, hostOffset }: ChainExtent): boolean {
+    return hostOffset !== undefined && (!zero || (depth === 0 && this.#node.driver.writesInPlace === undefined));
   }
 
   /** Zeros become data only by an exclusive write, which makes the cache forget them; in a plain file any write does. */

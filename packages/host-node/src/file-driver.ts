@@ -144,7 +144,9 @@ class FileDriver implements BlockDriver {
     if ((known || data === undefined) && calls.seekEnd(fd) < this.length())
       throw new BlockError("EIO", `'${this.#options.filename}' has become shorter while it is open`, failed);
     if (known) return { ...whole, length: Math.min(length, end - offset) };
-    if (data === undefined || data > offset) return zeroExtent(Math.min(length, (data ?? offset + length) - offset));
+    // What is written to a hole stands where the hole is.
+    if (data === undefined || data > offset)
+      return { ...zeroExtent(Math.min(length, (data ?? offset + length) - offset)), hostOffset: offset };
     const hole = yield* linuxOperation(failed, calls.seekHole, fd, offset);
     if (this.#options.readOnly && hole !== undefined) this.#dataRun = { start: offset, end: hole };
     // A file system may have made a hole of it between the two calls.
