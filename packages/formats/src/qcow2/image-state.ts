@@ -11,8 +11,8 @@ import { TableCache } from "./table-cache.ts";
 /** Memory for L2 tables that are not changed, for an image that is written: 128 GiB of disk at the default cluster size. */
 const L2_CACHE_BYTES = 16 * 1024 * 1024;
 
-/** The same for images that are only read: backing files, which each copy worker opens for itself. */
-const READ_ONLY_CACHE_BYTES = 4 * 1024 * 1024;
+/** The same for images that are only read, 8 GiB of disk: backing files, which each copy worker opens for itself. */
+const READ_ONLY_CACHE_BYTES = 1 * 1024 * 1024;
 
 /** A run that nothing in memory points at any more. */
 export interface FreedRun extends ClusterRun {
