@@ -1,5 +1,4 @@
-import { execFileSync } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { SeededRandom } from "@spindle/base";
@@ -15,23 +14,14 @@ import { peer } from "@spindle/testkit/peers";
 import { afterAll, describe, expect, it } from "vitest";
 import { checkHere } from "./check-both.ts";
 import { contentOf, createQcow2, openQcow2, readBytes, run, writeBytes } from "./open-image.ts";
+import { checkWithQemu } from "./qemu-check.ts";
 
 const SIZE = 2 * 1024 * 1024;
 const qemuImg = peer("qemu-img");
 const directory = mkdtempSync(join(tmpdir(), "spindle-crash-"));
 afterAll(() => rmSync(directory, { recursive: true }));
 
-/** The exit code of `qemu-img check`: 0 is clean, 3 has leaks, 2 is corrupt. */
-function checkWithQemu(bytes: Uint8Array): { code: number; text: string } {
-  const path = join(directory, "state.qcow2");
-  writeFileSync(path, bytes);
-  try {
-    return { code: 0, text: execFileSync(qemuImg as string, ["check", path], { encoding: "utf8", stdio: "pipe" }) };
-  } catch (error) {
-    const failure = error as { status: number; stdout: string; stderr: string };
-    return { code: failure.status, text: failure.stdout + failure.stderr };
-  }
-}
+const check = (bytes: Uint8Array) => checkWithQemu(qemuImg as string, join(directory, "state.qcow2"), bytes);
 
 /** Random requests on a new image, and every write to its file. */
 function use(options: Record<string, string>, random: SeededRandom): { file: RecordedDriver; model: DurabilityModel } {
@@ -65,7 +55,7 @@ describe.skipIf(qemuImg === undefined)("a qcow2 image after a power cut", () => 
     const codes = new Map<number, number>();
     for (const state of crashStates(file.log, random, 30)) {
       const bytes = contentOf(state.image);
-      const { code, text } = checkWithQemu(bytes);
+      const { code, text } = check(bytes);
       codes.set(code, (codes.get(code) ?? 0) + 1);
       expect([0, 3], `${state.description}\n${text}`).toContain(code);
       const image = openQcow2(new MemoryDriver(bytes), { readOnly: true });
@@ -96,11 +86,11 @@ describe.skipIf(qemuImg === undefined)("a qcow2 image after a power cut", () => 
       const writable = openQcow2(driver);
       writeBytes(writable, 0, new Uint8Array(SIZE / 4).fill(7));
       run(writable.driver.close());
-      const { code, text } = checkWithQemu(contentOf(driver.content));
+      const { code, text } = check(contentOf(driver.content));
       expect(code === 0 || (code === 3 && !isDirty), `${state.description}\n${text}`).toBe(true);
       const repaired = checkHere(bytes, "all").bytes;
       expect(checkHere(repaired).lines, state.description).toEqual([]);
-      expect(checkWithQemu(repaired), state.description).toMatchObject({ code: 0 });
+      expect(check(repaired), state.description).toMatchObject({ code: 0 });
     }
     expect(needed).toBeGreaterThan(5);
   });

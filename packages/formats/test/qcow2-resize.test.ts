@@ -1,5 +1,4 @@
 /** qcow2 disks that get longer and shorter: against a model, `qemu-img check`, and every loss of power. */
-import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -9,22 +8,13 @@ import { crashStates, MemoryDriver, RecordedDriver, randomBytes } from "@spindle
 import { peer } from "@spindle/testkit/peers";
 import { afterAll, describe, expect, it } from "vitest";
 import { contentOf, createQcow2, openQcow2, readBytes, run, writeBytes } from "./open-image.ts";
+import { checkWithQemu } from "./qemu-check.ts";
 
 const qemuImg = peer("qemu-img");
 const directory = mkdtempSync(join(tmpdir(), "spindle-resize-"));
 afterAll(() => rmSync(directory, { recursive: true }));
 
-/** The exit code of `qemu-img check`: 0 is clean, 3 has leaks. */
-function check(bytes: Uint8Array): { code: number; text: string } {
-  const path = join(directory, "state.qcow2");
-  writeFileSync(path, bytes);
-  try {
-    return { code: 0, text: execFileSync(qemuImg as string, ["check", path], { encoding: "utf8", stdio: "pipe" }) };
-  } catch (error) {
-    const failure = error as { status: number; stdout: string; stderr: string };
-    return { code: failure.status, text: failure.stdout + failure.stderr };
-  }
-}
+const check = (bytes: Uint8Array) => checkWithQemu(qemuImg as string, join(directory, "state.qcow2"), bytes);
 
 /** What a disk of this length shows after it has been cut or continued with zeros. */
 function resized(bytes: Uint8Array, length: number): Uint8Array {
