@@ -7,10 +7,8 @@ import { UsageError } from "./command.ts";
 import { COMMANDS } from "./command-table.ts";
 import { EXIT_BUG, EXIT_FAILURE, EXIT_OK } from "./exit-codes.ts";
 import { complain, OutputClosed, print } from "./output.ts";
-import { programName } from "./program-name.ts";
-import { QEMU_VERSION, VERSION } from "./version.ts";
-
-const NAME_COLUMN = 10;
+import { programName, versionLine } from "./program-name.ts";
+import { takeTraceOption } from "./trace-option.ts";
 
 /** @returns the exit code. It throws nothing. */
 export async function runCommandLine(argv: readonly string[]): Promise<number> {
@@ -64,44 +62,41 @@ async function dispatch(name: string, argv: readonly string[]): Promise<number> 
     case "-h":
     case "--help":
       return await help(argv[0]);
+    case "-T":
+    case "--trace":
+      return await trace(argv);
     default:
   }
   const command = await load(name);
-  if (argv.includes("--help")) return await help(name);
+  const end = argv.indexOf("--");
+  if ((end < 0 ? argv : argv.slice(0, end)).some((word) => word === "--help" || word === "-h")) return await help(name);
   return await command.run(argv);
 }
 
-/** A stand-in also tells which version of QEMU's program it follows. */
-function versionLine(): string {
-  const name = programName();
-  return name === "spindle" ? `spindle version ${VERSION}\n` : `${name} version ${QEMU_VERSION} (Spindle ${VERSION})\n`;
+/** The command stands behind the option's value; there is nothing to do without one, as when events are listed. */
+async function trace([value, name, ...rest]: readonly string[]): Promise<number> {
+  if (value === undefined) throw new UsageError("missing argument for option '-T'");
+  takeTraceOption(value);
+  return value === "help" ? EXIT_OK : await dispatch(name ?? "", rest);
 }
 
 async function help(name: string | undefined): Promise<number> {
-  await print(name === undefined ? usage() : (await load(name)).usage());
+  await print(
+    name === undefined ? await (await import("./help-text.ts")).helpText() : (await load(name)).usage(calledAs(name)),
+  );
   return EXIT_OK;
+}
+
+/** QEMU's io is a program of its own. */
+function calledAs(name: string): string {
+  const program = programName();
+  return program === "qemu-io" ? program : `${program} ${name}`;
 }
 
 function load(name: string) {
   const entry = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
   if (entry === undefined) throw new UsageError(`Command not found: ${name}`);
   return entry.load();
-}
-
-function usage(): string {
-  const commands = Object.entries(COMMANDS).map(([name, { summary }]) => `  ${name.padEnd(NAME_COLUMN)}${summary}`);
-  return [
-    "Usage: spindle COMMAND [options] ...",
-    "",
-    "Virtual disk images: a block layer with live image streaming.",
-    "",
-    "Commands:",
-    ...commands,
-    `  ${"help".padEnd(NAME_COLUMN)}tell more about a command: spindle help COMMAND`,
-    "",
-    "  spindle --version tells the version.",
-    "",
-  ].join("\n");
 }
 
 function isSuppressed(error: unknown): error is { readonly suppressed: unknown } {

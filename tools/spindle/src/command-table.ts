@@ -1,12 +1,7 @@
 /** All commands of the program. Each is loaded when it is asked for, because starting counts in short commands. */
-import type { Command } from "./command.ts";
+import type { CommandTable } from "./command.ts";
 
-export interface CommandEntry {
-  readonly summary: string;
-  load(): Promise<Command>;
-}
-
-export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
+export const COMMANDS: CommandTable = {
   demo: {
     summary: "stream a live image under guests and verify every sector",
     load: async () => (await import("./commands/demo.ts")).demo,
@@ -78,5 +73,9 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
   daemon: {
     summary: "open a graph of images and take commands over QMP and HMP",
     load: async () => (await import("./commands/daemon.ts")).daemon,
+  },
+  completion: {
+    summary: "print a script with which a shell completes words",
+    load: async () => (await import("./commands/completion.ts")).completionOf(COMMANDS),
   },
 };

@@ -47,10 +47,21 @@ export interface CommandDescription<O extends OptionSpecs> {
 }
 
 export interface Command {
-  usage(): string;
+  readonly operands: string;
+  readonly options: OptionSpecs;
+  /** @param program what the user called: the program's name and the command's */
+  usage(program: string): string;
   /** @throws {UsageError} when it does not understand the arguments, and {BlockError} when it fails. */
   run(argv: readonly string[]): Promise<number>;
 }
+
+/** A command before it is loaded. */
+export interface CommandEntry {
+  readonly summary: string;
+  load(): Promise<Command>;
+}
+
+export type CommandTable = Readonly<Record<string, CommandEntry>>;
 
 /** The user wrote what no command understands. */
 export class UsageError extends BlockError {
@@ -60,8 +71,11 @@ export class UsageError extends BlockError {
 }
 
 export function defineCommand<const O extends OptionSpecs>(description: CommandDescription<O>): Command {
+  const { operands: operandText, options } = description;
   return {
-    usage: () => usageText(description),
+    operands: operandText,
+    options,
+    usage: (program) => usageText(program, description),
     async run(argv) {
       const last = description.lastIsOperand === true ? argv.slice(-1) : [];
       const { values, operands: others } = parse(description.options, argv.slice(0, argv.length - last.length));
@@ -154,12 +168,12 @@ function understand<T>(parser: () => T): T {
 
 const HELP_COLUMN = 28;
 
-function usageText({ name, operands, about, options }: CommandDescription<OptionSpecs>): string {
+function usageText(program: string, { operands, about, options }: CommandDescription<OptionSpecs>): string {
   const lines = Object.entries(options).map(([long, { short, value, help }]) => {
     const names = `${short === undefined ? "    " : `-${short}, `}--${long}${value === undefined ? "" : `=${value}`}`;
     const gap =
       names.length < HELP_COLUMN ? " ".repeat(HELP_COLUMN - names.length) : `\n${" ".repeat(HELP_COLUMN + 2)}`;
     return `  ${names}${gap}${help}`;
   });
-  return [`Usage: spindle ${name} [options] ${operands}`.trimEnd(), "", about, "", ...lines, ""].join("\n");
+  return [`Usage: ${program} [options] ${operands}`.trimEnd(), "", about, "", ...lines, ""].join("\n");
 }

@@ -10,7 +10,8 @@ export function parsePairs(list: string): [key: string, value: string][] {
   });
 }
 
-function splitAtCommas(list: string): string[] {
+/** The entries of a list; two commas are one inside of an entry. */
+export function splitAtCommas(list: string): string[] {
   const entries: string[] = [];
   let entry = "";
   for (let index = 0; index < list.length; index++) {

@@ -4,6 +4,7 @@
  */
 import { basename } from "node:path";
 import { UsageError } from "./command.ts";
+import { QEMU_VERSION, VERSION } from "./version.ts";
 
 const NAMES = ["spindle", "qemu-img", "qemu-io"] as const;
 type ProgramName = (typeof NAMES)[number];
@@ -28,4 +29,10 @@ export function takeProgramName([, script = "", ...words]: readonly string[]): r
   current = known ?? "spindle";
   const argv = isGiven ? words.slice(2) : words;
   return current === "qemu-io" ? ["io", ...argv] : argv;
+}
+
+/** A stand-in also tells which version of QEMU's program it follows. */
+export function versionLine(): string {
+  const name = programName();
+  return name === "spindle" ? `spindle version ${VERSION}\n` : `${name} version ${QEMU_VERSION} (Spindle ${VERSION})\n`;
 }

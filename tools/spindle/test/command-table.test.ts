@@ -6,7 +6,7 @@ import { VERSION } from "../src/version.ts";
 describe("the commands", () => {
   it.each(Object.keys(COMMANDS))("%s has a help that fits a terminal", async (name) => {
     const command = await COMMANDS[name]?.load();
-    const usage = command?.usage() ?? "";
+    const usage = command?.usage(`spindle ${name}`) ?? "";
     expect(usage.startsWith(`Usage: spindle ${name} [options]`)).toBe(true);
     expect(usage.endsWith("\n")).toBe(true);
     for (const line of usage.split("\n")) expect(line.length, line).toBeLessThanOrEqual(120);

@@ -22,7 +22,7 @@ export const check: Command = defineCommand({
     format: FORMAT,
     output: OUTPUT,
     repair: { short: "r", value: "leaks|all", help: "give leaked clusters back, or repair everything" },
-    cache: { short: "T", value: "MODE", help: "accepted for qemu-img's sake" },
+    cache: { short: "T", value: "CACHE", help: "accepted for qemu-img's sake" },
     quiet: { short: "q", help: "print nothing but errors" },
     "image-opts": IMAGE_OPTS,
     "force-share": FORCE_SHARE,

@@ -20,7 +20,7 @@ export const commit: Command = defineCommand({
     base: { short: "b", value: "FILE", help: "write to this image of the chain, and leave all others as they are" },
     drop: { short: "d", help: "leave the image as it is" },
     rate: { short: "r", value: "BYTES/S", help: "copy at most so many bytes a second" },
-    cache: { short: "t", value: "MODE", help: "the images' cache mode; both are durable at the end" },
+    cache: { short: "t", value: "CACHE", help: "the images' cache mode; both are durable at the end" },
     "progress-bar": { short: "p", help: "show how far it is" },
     quiet: { short: "q", help: "print nothing but errors" },
     "image-opts": IMAGE_OPTS,

@@ -39,10 +39,10 @@ const OPTIONS = {
   "out-of-order": { short: "W", help: "write side by side, in any order" },
   workers: { value: "N", help: `threads that compress, 0 to ${WORKERS_MAX} (default: 2)` },
   rate: { short: "r", value: "BYTES/S", help: "copy at most so many bytes a second" },
-  cache: { short: "t", value: "MODE", help: `the target's cache mode: ${CACHE_MODES.join("|")} (default: unsafe)` },
+  cache: { short: "t", value: "CACHE", help: `the target's cache mode: ${CACHE_MODES.join("|")} (default: unsafe)` },
   "source-cache": {
     short: "T",
-    value: "MODE",
+    value: "CACHE",
     help: "the sources' cache mode; reads always go through the page cache",
   },
   offload: { short: "C", help: "accepted for qemu-img's sake: the host may copy by itself" },

@@ -18,7 +18,7 @@ export const resize: Command = defineCommand({
   options: {
     format: FORMAT,
     shrink: { help: "the disk may get shorter; what is beyond its new end is lost" },
-    preallocation: { value: "MODE", help: `what is done for the space that is added: ${MODES.join(", ")}` },
+    preallocation: { value: MODES.join("|"), help: "what is done for the space that is added" },
     quiet: { short: "q", help: "print nothing but errors" },
     "image-opts": IMAGE_OPTS,
     "allow-backing": ALLOW_BACKING,
