@@ -84,6 +84,7 @@ const SIZES: Readonly<Record<string, number>> = {
   SET_VRING_ERR: 8,
   SET_PROTOCOL_FEATURES: 8,
   SET_VRING_ENABLE: 8,
+  SET_BACKEND_REQ_FD: 0,
   GET_CONFIG: 12,
   SET_CONFIG: 12,
   GET_INFLIGHT_FD: 24,
@@ -142,13 +143,17 @@ function descriptorCases(): Case[] {
     "a file": memoryFile,
     "its own program": () => openSync("/proc/self/exe", "r"),
   };
-  const events = (["SET_VRING_KICK", "SET_VRING_CALL", "SET_VRING_ERR"] as const).flatMap((name) => [
+  const payloads = {
+    ...{ SET_VRING_KICK: given, SET_VRING_CALL: given, SET_VRING_ERR: given },
+    SET_BACKEND_REQ_FD: nothing,
+  };
+  const events = (Object.keys(payloads) as (keyof typeof payloads)[]).flatMap((name) => [
     ...Object.entries(files).map(([what, open]) => ({
       name: `${name} with ${what}`,
       attempt: (socket: MessageSocket) =>
         withDescriptors(
           () => [open()],
-          (fds) => send(socket, VhostRequest[name], given, fds),
+          (fds) => send(socket, VhostRequest[name], payloads[name], fds),
         ),
     })),
     ...[0, 2, 8, 9, 64, 200].map((count) => ({
@@ -156,7 +161,7 @@ function descriptorCases(): Case[] {
       attempt: (socket: MessageSocket) =>
         withDescriptors(
           () => Array.from({ length: count }, () => calls.createEvent()),
-          (fds) => send(socket, VhostRequest[name], given, fds),
+          (fds) => send(socket, VhostRequest[name], payloads[name], fds),
         ),
     })),
   ]);

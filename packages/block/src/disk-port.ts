@@ -19,6 +19,7 @@ import {
   type PortChannelHandle,
   PortOperation,
 } from "./port-channel.ts";
+import { SharedLength, type SharedLengthHandle } from "./shared-length.ts";
 
 /** What the host does with descriptors of the process, from any thread. */
 export interface DescriptorIo {
@@ -32,7 +33,7 @@ export interface DiskPortHandle {
   readonly tracker: RangeLockHandle;
   readonly mapping: MappingCacheHandle;
   readonly ownerThread: number;
-  readonly length: number;
+  readonly length: SharedLengthHandle;
   readonly readOnly: boolean;
   readonly trackingUnit: number;
 }
@@ -45,8 +46,8 @@ interface Piece {
 }
 
 export class DiskPort implements Disk {
-  readonly length: number;
   readonly readOnly: boolean;
+  readonly #length: SharedLength;
   readonly #handle: DiskPortHandle;
   readonly #thread: Thread;
   readonly #io: DescriptorIo;
@@ -67,12 +68,17 @@ export class DiskPort implements Disk {
     this.#handle = handle;
     this.#thread = thread;
     this.#io = io;
-    this.length = handle.length;
+    this.#length = new SharedLength(handle.length);
     this.readOnly = handle.readOnly;
     this.#tracker = new RangeLock(handle.tracker, thread, clock);
     this.#mapping = new MappingCache(handle.mapping);
     this.#channel = new PortChannel(handle.channel);
     this.#channel.clientThread = thread.index;
+  }
+
+  /** Bytes, as the disk is now. */
+  get length(): number {
+    return this.#length.value;
   }
 
   *read(offset: number, vector: IoVector): Co<void> {
@@ -111,6 +117,7 @@ export class DiskPort implements Disk {
 
   /** Serves what the mapping cache knows, under one range, and returns the runs that are left. */
   *#locally(kind: LockKind, offset: number, vector: IoVector): Co<Piece[]> {
+    // When the disk gets shorter later, no place beyond its end is known any more, and the owner refuses the request.
     if (offset + vector.length > this.length)
       throw new BlockError("EINVAL", "request beyond the end of the disk", { offset, length: vector.length });
     const unit = this.#handle.trackingUnit;

@@ -14,7 +14,7 @@ export { throttleFilter } from "./filters/throttle.ts";
 export { type BackingPolicy, Graph, type GraphOptions } from "./graph.ts";
 export type { InternalSnapshot, InternalSnapshots } from "./internal-snapshots.ts";
 export { IoVector } from "./io-vector.ts";
-export { BlockNode, type Children, type NodeOptions, type TrackedRange } from "./node.ts";
+export { BlockNode, type Children, type NodeOptions } from "./node.ts";
 export type { OpenImageOptions } from "./node-opener.ts";
 export { COMMON_OPTIONS, type OptionRecord } from "./node-options.ts";
 export { nullDriver } from "./null-driver.ts";
@@ -32,3 +32,4 @@ export {
 } from "./registry.ts";
 export { closeShared, describeShared, openShared, type SharedDescription } from "./shared-description.ts";
 export type { StorageClaim } from "./storage-claim.ts";
+export type { TrackedRange } from "./tracked-range.ts";

@@ -9,6 +9,7 @@ import type { Extent } from "./extent.ts";
 import { IoVector } from "./io-vector.ts";
 import type { MappingCache } from "./mapping-cache.ts";
 import type { StorageClaim } from "./storage-claim.ts";
+import { TrackedRange } from "./tracked-range.ts";
 
 /** The nodes below a node. A format reads its own image from `file` and what it has not from `backing`. */
 export interface Children {
@@ -29,13 +30,6 @@ export interface NodeOptions {
   readonly filename?: string | null;
   /** Nobody has told the format: it was found by looking. */
   readonly probed?: boolean;
-}
-
-/** A range that a request holds in the tracker. */
-export interface TrackedRange {
-  readonly offset: number;
-  readonly length: number;
-  release(): void;
 }
 
 /** The slot of a request that no tracker knows. */
@@ -59,6 +53,7 @@ export class BlockNode {
   parents = 0;
   /** Where data movers on other threads find clusters; set while there are any. */
   mappingCache: MappingCache | null = null;
+  readonly #lengthListeners: Set<(length: number) => void> = new Set();
   #inFlight = 0;
 
   constructor(options: NodeOptions) {
@@ -75,6 +70,15 @@ export class BlockNode {
   /** The length of the disk in bytes. */
   get length(): number {
     return this.driver.length();
+  }
+
+  /**
+   * Calls the listener with every new length, in bytes, before any request goes on, until the returned function is
+   * called. It must not throw. A node below others is not told when they change, nor they when it does.
+   */
+  onLength(listener: (length: number) => void): () => void {
+    this.#lengthListeners.add(listener);
+    return () => this.#lengthListeners.delete(listener);
   }
 
   /** Requests are tracked rounded to this many bytes. */
@@ -102,7 +106,7 @@ export class BlockNode {
     try {
       const slot = this.tracker === null ? UNTRACKED : yield* this.tracker.acquire(kind, start, end, canceled);
       this.#forgetPlaces(kind, start, end - start);
-      return new NodeRange(this, slot, start, end - start);
+      return new TrackedRange(this, slot, start, end - start);
     } catch (error) {
       this.#inFlight -= 1;
       throw error;
@@ -117,7 +121,7 @@ export class BlockNode {
     if (this.tracker !== null && slot < 0) return null;
     this.#inFlight += 1;
     this.#forgetPlaces(kind, start, end - start);
-    return new NodeRange(this, slot, start, end - start);
+    return new TrackedRange(this, slot, start, end - start);
   }
 
   /** Requests of this thread that are in flight on this node. */
@@ -137,6 +141,7 @@ export class BlockNode {
     if (vector.length === 0) return;
     const range = yield* this.track(LockKind.read, offset, vector.length, canceled);
     try {
+      this.#checkRange("read", offset, vector.length);
       yield* this.#alignedRead(offset, vector);
     } finally {
       range.release();
@@ -196,6 +201,7 @@ export class BlockNode {
     if (length > 0) {
       const range = yield* this.track(LockKind.exclusiveWrite, offset, length, canceled);
       try {
+        this.#checkRange("write zeroes", offset, length);
         yield* this.#alignedZeroes(offset, length, flags);
       } finally {
         range.release();
@@ -213,6 +219,7 @@ export class BlockNode {
     if (end <= start) return;
     const range = yield* this.track(LockKind.exclusiveWrite, start, end - start, canceled);
     try {
+      this.#checkRange("discard", offset, length);
       yield* this.driver.discard(start, end - start);
     } finally {
       range.release();
@@ -249,10 +256,16 @@ export class BlockNode {
     return extent.hostOffset === undefined || extent.file !== undefined ? extent : { ...extent, file: this };
   }
 
-  /** Changes the length while no other request is in flight. */
+  /**
+   * Changes the length while no other request is in flight.
+   * @throws {BlockError} EBUSY while a job has the node.
+   */
   *truncate(length: number, preallocation: Preallocation = "off"): Co<void> {
     if (this.readOnly) throw this.#error("EROFS", "Block node is read-only", "truncate", 0, length);
-    yield* this.exclusively(() => this.driver.truncate(length, preallocation));
+    yield* this.exclusively(() => {
+      if (this.busyReason === null) return this.driver.truncate(length, preallocation);
+      throw new BlockError("EBUSY", `Node '${this.name}' is busy: ${this.busyReason}`, { node: this.name });
+    });
   }
 
   /**
@@ -263,9 +276,11 @@ export class BlockNode {
     this.#inFlight += 1;
     const slot = this.tracker === null ? UNTRACKED : yield* this.tracker.acquire(LockKind.change, 0, WHOLE_DISK);
     this.#forgetPlaces(LockKind.change, 0, WHOLE_DISK);
+    const before = this.length;
     try {
       return yield* change();
     } finally {
+      if (this.length !== before) for (const listener of this.#lengthListeners) listener(this.length);
       this.untrack(slot);
     }
   }
@@ -285,6 +300,7 @@ export class BlockNode {
     if (offset % unit !== 0 || vector.length % unit !== 0) return false;
     const range = yield* this.track(LockKind.write, offset, vector.length, canceled);
     try {
+      this.#checkRange("write", offset, vector.length);
       if (this.driver.writesInPlace !== undefined) {
         if (!(yield* this.driver.writesInPlace(offset, vector.length))) return false;
       }
@@ -298,6 +314,7 @@ export class BlockNode {
   *#writeExclusive(offset: number, vector: IoVector, flags: WriteFlags, canceled?: () => boolean): Co<void> {
     const range = yield* this.track(LockKind.exclusiveWrite, offset, vector.length, canceled);
     try {
+      this.#checkRange("write", offset, vector.length);
       const padded = yield* this.#pad(offset, vector);
       yield* this.driver.write(padded.offset, padded.vector, flags);
     } finally {
@@ -350,6 +367,7 @@ export class BlockNode {
     this.#checkRange(operation, offset, length);
   }
 
+  /** Once before it is tracked, and once more then: what it waited for may have made the disk shorter. */
   #checkRange(operation: string, offset: number, length: number): void {
     const valid = Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0;
     // What can grow has no end that a request could be beyond: asking it for its length would cost a system call.
@@ -360,23 +378,5 @@ export class BlockNode {
 
   #error(code: "EROFS" | "EINVAL", message: string, operation: string, offset: number, length: number): BlockError {
     return new BlockError(code, message, { node: this.name, operation, offset, length });
-  }
-}
-
-class NodeRange implements TrackedRange {
-  readonly #node: BlockNode;
-  readonly #slot: number;
-  readonly offset: number;
-  readonly length: number;
-
-  constructor(node: BlockNode, slot: number, offset: number, length: number) {
-    this.#node = node;
-    this.#slot = slot;
-    this.offset = offset;
-    this.length = length;
-  }
-
-  release(): void {
-    this.#node.untrack(this.#slot);
   }
 }

@@ -10,6 +10,7 @@ import { IoVector } from "./io-vector.ts";
 import { MappingCache, ZERO_PLACE } from "./mapping-cache.ts";
 import type { BlockNode } from "./node.ts";
 import { FLAG_FUA, FLAG_MAY_UNMAP, PORT_ERRNOS, PortChannel, PortOperation } from "./port-channel.ts";
+import { SharedLength } from "./shared-length.ts";
 
 /** Bytes of the disk that one entry of the mapping cache covers when the image has no clusters. */
 const PLAIN_UNIT = 64 * 1024;
@@ -38,6 +39,8 @@ export class PortServer {
   readonly #runner: Spawner;
   readonly #mapping: MappingCache;
   readonly #tracker: RangeLockHandle;
+  readonly #length: SharedLength;
+  readonly #unsubscribe: () => void;
   readonly #keeps: boolean;
   /** Requests that wanted their metadata written, those whose is, and whether some is being written. */
   #wanted = 0;
@@ -60,6 +63,10 @@ export class PortServer {
     const unit = node.trackingUnit > 1 ? node.trackingUnit : PLAIN_UNIT;
     this.#mapping = new MappingCache(MappingCache.create(unit));
     node.mappingCache = this.#mapping;
+    this.#length = new SharedLength(SharedLength.create(node.length));
+    this.#unsubscribe = node.onLength((length) => {
+      this.#length.value = length;
+    });
     node.parents += 1;
   }
 
@@ -77,7 +84,7 @@ export class PortServer {
       tracker: this.#tracker,
       mapping: this.#mapping.handle,
       ownerThread: this.#thread.index,
-      length: this.#node.length,
+      length: this.#length.handle,
       readOnly: this.#node.readOnly,
       trackingUnit: this.#node.trackingUnit,
     };
@@ -88,6 +95,7 @@ export class PortServer {
     this.#closed = true;
     this.#thread.ring();
     yield* until(() => this.#serving === 0);
+    this.#unsubscribe();
     this.#node.mappingCache = null;
     this.#node.parents -= 1;
   }
@@ -165,11 +173,12 @@ export class PortServer {
   *#fill(offset: number, length: number): Co<void> {
     const { unit } = this.#mapping;
     const start = alignDown(offset, unit);
-    const wanted = Math.max(alignUp(offset + length, unit) - start, unit * FILL_UNITS_MAX);
-    const ahead = Math.min(start + wanted, alignDown(this.#node.length, unit)) - start;
-    if (ahead <= 0) return;
+    const end = alignDown(this.#node.length, unit);
+    const needed = Math.min(alignUp(offset + length, unit), end) - start;
+    if (needed <= 0) return;
+    const ahead = Math.min(Math.max(start + needed, start + unit * FILL_UNITS_MAX), end) - start;
     const range =
-      this.#node.tryTrack(LockKind.write, start, ahead) ?? this.#node.tryTrack(LockKind.write, offset, length);
+      this.#node.tryTrack(LockKind.write, start, ahead) ?? this.#node.tryTrack(LockKind.write, start, needed);
     if (range === null) return;
     try {
       // Whoever finds a place overwrites it without asking: the metadata that leads to it must outlive the write.

@@ -1,4 +1,4 @@
-import { type Co, join, SeededRandom, sleep, until } from "@spindle/base";
+import { type BlockError, type Co, join, SeededRandom, sleep, until } from "@spindle/base";
 import { LockKind } from "@spindle/shared-memory";
 import { describe, expect, it } from "vitest";
 import { IoVector } from "../src/index.ts";
@@ -114,6 +114,59 @@ describe("a node", () => {
     }
     one.run(join([slowRead(), change(), lateRead()]));
     expect(log).toEqual(["read", "change begins", "change ends", "late read"]);
+  });
+});
+
+describe("a node that changes its length", () => {
+  it("tells it before any request goes on, and refuses what has waited and is beyond the end now", () => {
+    const one = new OneThread();
+    const { node } = one.node(LENGTH, { alignment: 512 });
+    const log: string[] = [];
+    const forget = node.onLength((length) => log.push(`length ${length}`));
+    function* outcome(name: string, request: Co<void>): Co<void> {
+      try {
+        yield* request;
+        log.push(`${name} is done`);
+      } catch (error) {
+        log.push(`${name} is refused: ${(error as BlockError).code}`);
+      }
+    }
+    function* letGo(): Co<void> {
+      yield* sleep(clock, 2);
+      held.release();
+    }
+    const vector = IoVector.of(new Uint8Array(512));
+    const held = one.run(node.track(LockKind.write, 0, 512));
+    const beyond = LENGTH - 512;
+    one.run(
+      join<void>([
+        node.truncate(4096),
+        outcome("read", node.read(beyond, vector)),
+        outcome("write", node.write(beyond, vector)),
+        outcome("zeroes", node.writeZeroes(beyond, 512)),
+        outcome("discard", node.discard(beyond, 512)),
+        outcome("read inside", node.read(0, vector)),
+        letGo(),
+      ]),
+    );
+    expect(log[0]).toBe("length 4096");
+    const outcomes = ["read", "write", "zeroes", "discard"].map((name) => `${name} is refused: EINVAL`);
+    expect(log.slice(1).sort()).toEqual([...outcomes, "read inside is done"].sort());
+    log.length = 0;
+    one.run(node.truncate(4096));
+    forget();
+    one.run(node.truncate(8192));
+    expect(log).toEqual([]);
+  });
+
+  it("keeps it while a job has the node", () => {
+    const one = new OneThread();
+    const { node } = one.node(LENGTH);
+    node.busyReason = "block device is in use by block job: stream";
+    expect(() => one.run(node.truncate(512))).toThrow(
+      "Node 'disk' is busy: block device is in use by block job: stream",
+    );
+    expect(node.length).toBe(LENGTH);
   });
 });
 

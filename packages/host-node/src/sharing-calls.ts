@@ -36,6 +36,7 @@ const VIEW_BYTES_MAX: number = 2 ** 32;
 const POLL_AT = 0;
 const COUNTER_AT = 512;
 const COUNTER_VECTOR_AT = 528;
+const PAIR_AT = 544;
 const MESSAGE_AT = 1024;
 const VECTOR_AT = 1088;
 const ADDRESS_AT = 1152;
@@ -175,6 +176,12 @@ export class SharingCalls {
     });
   }
 
+  /** Two Unix sockets that are connected to each other. */
+  socketPair(): [number, number] {
+    this.#check("socketpair", this.#functions.socketpair(AF_UNIX, SOCK_STREAM_CLOEXEC, 0, this.#scratch + PAIR_AT));
+    return [this.#view.getInt32(PAIR_AT, true), this.#view.getInt32(PAIR_AT + 4, true)];
+  }
+
   connect(path: string): number {
     const fd = this.#check("socket", this.#functions.socket(AF_UNIX, SOCK_STREAM_CLOEXEC, 0));
     return this.#keepIf(fd, () => {
@@ -305,6 +312,7 @@ function bind(koffi: Koffi) {
     dup3: call("int dup3(int by, int fd, int flags)"),
     poll: call("int poll(intptr_t descriptors, unsigned long count, int timeout)"),
     socket: call("int socket(int domain, int type, int protocol)"),
+    socketpair: call("int socketpair(int domain, int type, int protocol, intptr_t pair)"),
     bind: call("int bind(int fd, intptr_t address, unsigned int length)"),
     listen: call("int listen(int fd, int backlog)"),
     connect: call("int connect(int fd, intptr_t address, unsigned int length)"),

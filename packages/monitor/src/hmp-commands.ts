@@ -82,6 +82,15 @@ export const HMP_COMMANDS: readonly HmpCommand[] = [
     "block-stream",
     (values) => ({ ...values, "job-id": values["device"], "on-error": "report" }),
   ),
+  acting(
+    {
+      names: "block_resize",
+      arguments: [DEVICE, { kind: "size", name: "size" }],
+      parameters: "device size",
+      help: "resize a block image",
+    },
+    "block_resize",
+  ),
   acting({ names: "quit|q", arguments: [], parameters: "", help: "quit the emulator" }, "quit"),
 ];
 

@@ -2,6 +2,7 @@
  * One front end's conversation: what each message does to the device. It knows no sockets; it is given messages, and
  * descriptors that are its own from then on, and says what is to be replied.
  */
+import { fstatSync } from "node:fs";
 import { BlockError, isPowerOfTwo } from "@spindle/base";
 import { sharingCalls } from "@spindle/host-node";
 import { type DeviceState, ringFeatures } from "@spindle/virtio-blk";
@@ -20,20 +21,27 @@ import {
   encodeInflight,
   encodeVringState,
   requireEmpty,
+  VHOST_USER_BACKEND_CONFIG_CHANGE_MSG,
   VHOST_USER_F_PROTOCOL_FEATURES,
+  VHOST_USER_PROTOCOL_F_BACKEND_REQ,
   VHOST_USER_PROTOCOL_F_CONFIG,
   VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
   VHOST_USER_PROTOCOL_F_MQ,
   VHOST_USER_PROTOCOL_F_REPLY_ACK,
   VhostRequest,
 } from "./message.ts";
+import { MessageSocket } from "./message-socket.ts";
 import { requireEvent, type Vring } from "./vring.ts";
 
 const PROTOCOL_FEATURES: number =
   VHOST_USER_PROTOCOL_F_MQ |
   VHOST_USER_PROTOCOL_F_REPLY_ACK |
+  VHOST_USER_PROTOCOL_F_BACKEND_REQ |
   VHOST_USER_PROTOCOL_F_CONFIG |
   VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD;
+
+/** What it takes to hear that the configuration has changed. */
+const CONFIG_CHANGES: number = VHOST_USER_PROTOCOL_F_BACKEND_REQ | VHOST_USER_PROTOCOL_F_CONFIG;
 
 /** A message of a front end, whole. */
 export interface FrontEndMessage {
@@ -61,10 +69,15 @@ export class BackendSession {
   #memory: MemoryTable | undefined;
   #inflight: InflightRegion | undefined;
   #protocolFeatures = 0;
+  /** Over which this side may speak first. */
+  #channel: MessageSocket | undefined;
+  /** The generation of the configuration that the front end may have seen. */
+  #generation: number;
 
   constructor(state: DeviceState, vrings: readonly Vring[]) {
     this.#state = state;
     this.#vrings = vrings;
+    this.#generation = state.configGeneration;
     this.#handlers = new Map<number, Handler>([
       [VhostRequest.GET_FEATURES, (payload) => this.#getFeatures(payload)],
       [VhostRequest.SET_FEATURES, (payload) => this.#setFeatures(payload)],
@@ -88,6 +101,7 @@ export class BackendSession {
       [VhostRequest.SET_PROTOCOL_FEATURES, (payload) => this.#setProtocolFeatures(payload)],
       [VhostRequest.GET_QUEUE_NUM, (payload) => this.#getQueueCount(payload)],
       [VhostRequest.SET_VRING_ENABLE, (payload) => this.#setEnabled(payload)],
+      [VhostRequest.SET_BACKEND_REQ_FD, (payload, descriptors) => this.#setChannel(payload, descriptors)],
       [VhostRequest.GET_CONFIG, (payload) => this.#getConfig(payload)],
       [VhostRequest.SET_CONFIG, (payload) => this.#setConfig(payload)],
       [VhostRequest.GET_INFLIGHT_FD, (payload) => this.#getInflight(payload)],
@@ -117,6 +131,17 @@ export class BackendSession {
     return handler(payload, descriptors);
   }
 
+  /**
+   * Says that the configuration space has changed since the front end was told of it last, if it has, to those who hear it.
+   * @throws {BlockError} EIO when the front end does not take it.
+   */
+  tellConfiguration(): void {
+    const hears = (this.#protocolFeatures & CONFIG_CHANGES) === CONFIG_CHANGES;
+    if (!hears || this.#channel === undefined || this.#generation === this.#state.configGeneration) return;
+    this.#generation = this.#state.configGeneration;
+    this.#channel.send(VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, new Uint8Array(0));
+  }
+
   /** The front end is gone. Requests in flight end first. */
   close(): void {
     for (const vring of this.#vrings) vring.reset();
@@ -124,6 +149,8 @@ export class BackendSession {
     this.#memory = undefined;
     this.#inflight?.unmap();
     this.#inflight = undefined;
+    this.#channel?.close();
+    this.#channel = undefined;
     this.#state.beginReset();
   }
 
@@ -253,6 +280,20 @@ export class BackendSession {
     return undefined;
   }
 
+  #setChannel(payload: Uint8Array, descriptors: readonly number[]): Answer {
+    const fd = decodeOrClose(descriptors, () => {
+      requireEmpty(payload);
+      const [one] = descriptors;
+      if (one === undefined || descriptors.length !== 1 || !fstatSync(one).isSocket())
+        throw new BlockError("EINVAL", "the back end's own channel is not one socket");
+      return one;
+    });
+    this.#channel?.close();
+    this.#channel = new MessageSocket(fd);
+    this.tellConfiguration();
+    return undefined;
+  }
+
   #getConfig(payload: Uint8Array): Answer {
     const { offset, flags, bytes } = decodeConfig(payload);
     return { payload: encodeConfig({ offset, flags, bytes: this.#state.readConfiguration(offset, bytes.length) }) };
@@ -326,6 +367,7 @@ const TAKES_DESCRIPTORS: ReadonlySet<number> = new Set([
   VhostRequest.SET_VRING_KICK,
   VhostRequest.SET_VRING_CALL,
   VhostRequest.SET_VRING_ERR,
+  VhostRequest.SET_BACKEND_REQ_FD,
   VhostRequest.SET_INFLIGHT_FD,
 ]);
 

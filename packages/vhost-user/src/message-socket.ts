@@ -14,13 +14,13 @@ export interface Message extends MessageHeader {
 
 export class MessageSocket {
   readonly #fd: number;
-  /** A descriptor that ends all waiting when it becomes readable. */
-  readonly #stop: number | undefined;
+  readonly #wait: (fd: number) => boolean;
   #descriptors: number[] = [];
 
-  constructor(fd: number, stop?: number) {
+  /** @param wait waits until the descriptor can be read; false when waiting is to end. For as long as it takes when left out. */
+  constructor(fd: number, wait: (fd: number) => boolean = untilReadable) {
     this.#fd = fd;
-    this.#stop = stop;
+    this.#wait = wait;
   }
 
   /**
@@ -64,9 +64,7 @@ export class MessageSocket {
     const calls = sharingCalls();
     const bytes = new Uint8Array(length);
     for (let done = 0; done < length; ) {
-      const ready = calls.poll(this.#stop === undefined ? [this.#fd] : [this.#fd, this.#stop]);
-      if ((ready & 2) !== 0) return undefined;
-      if (ready === 0) continue;
+      if (!this.#wait(this.#fd)) return undefined;
       const received = calls.receive(this.#fd, length - done);
       if (received === undefined) return undefined;
       this.#descriptors.push(...received.descriptors);
@@ -77,4 +75,9 @@ export class MessageSocket {
     }
     return bytes;
   }
+}
+
+function untilReadable(fd: number): boolean {
+  while (sharingCalls().poll([fd]) === 0);
+  return true;
 }

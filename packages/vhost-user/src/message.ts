@@ -22,17 +22,22 @@ export const VhostRequest = {
   SET_PROTOCOL_FEATURES: 16,
   GET_QUEUE_NUM: 17,
   SET_VRING_ENABLE: 18,
+  SET_BACKEND_REQ_FD: 21,
   GET_CONFIG: 24,
   SET_CONFIG: 25,
   GET_INFLIGHT_FD: 31,
   SET_INFLIGHT_FD: 32,
 } as const;
 
+/** What the back end says first, over the socket that SET_BACKEND_REQ_FD hands it. */
+export const VHOST_USER_BACKEND_CONFIG_CHANGE_MSG = 2;
+
 /** In the device's feature bits, low word. */
 export const VHOST_USER_F_PROTOCOL_FEATURES: number = 2 ** 30;
 
 export const VHOST_USER_PROTOCOL_F_MQ: number = 2 ** 0;
 export const VHOST_USER_PROTOCOL_F_REPLY_ACK: number = 2 ** 3;
+export const VHOST_USER_PROTOCOL_F_BACKEND_REQ: number = 2 ** 5;
 export const VHOST_USER_PROTOCOL_F_CONFIG: number = 2 ** 9;
 export const VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD: number = 2 ** 12;
 

@@ -18,6 +18,8 @@ export interface ProtocolThreadData {
   readonly listener: number;
   /** An eventfd: the thread ends when it is readable. */
   readonly stop: number;
+  /** An eventfd: the configuration space has changed. */
+  readonly changed: number;
   /** One for each queue. */
   readonly queues: readonly { readonly control: QueueControlHandle; readonly orders: MessagePort }[];
 }
@@ -25,7 +27,7 @@ export interface ProtocolThreadData {
 const DONE = encodeBits({ low: 0, high: 0 });
 const REFUSED = encodeBits({ low: 1, high: 0 });
 
-const { device, listener, stop, queues } = workerData as ProtocolThreadData;
+const { device, listener, stop, changed, queues } = workerData as ProtocolThreadData;
 const calls = sharingCalls();
 const state = new DeviceState(device);
 const vrings = queues.map(({ control, orders }, index) => new Vring(state, index, new QueueControl(control, orders)));
@@ -34,13 +36,14 @@ for (;;) {
   const ready = calls.poll([listener, stop]);
   if ((ready & 2) !== 0) break;
   const connection = (ready & 1) === 0 ? undefined : calls.accept(listener);
-  if (connection !== undefined) serve(new MessageSocket(connection, stop));
+  if (connection !== undefined) serve(connection);
 }
 for (const vring of vrings) vring.close();
 
 /** Serves one front end until it goes. */
-function serve(socket: MessageSocket): void {
+function serve(connection: number): void {
   const session = new BackendSession(state, vrings);
+  const socket = new MessageSocket(connection, (fd) => wait(session, fd));
   try {
     for (let message = socket.receive(); message !== undefined; message = socket.receive())
       answer(session, socket, message);
@@ -50,6 +53,19 @@ function serve(socket: MessageSocket): void {
   } finally {
     session.close();
     socket.close();
+  }
+}
+
+/** @returns false when the thread is to end. */
+function wait(session: BackendSession, fd: number): boolean {
+  for (;;) {
+    const ready = calls.poll([fd, stop, changed]);
+    if ((ready & 2) !== 0) return false;
+    if ((ready & 4) !== 0) {
+      calls.drain(changed);
+      session.tellConfiguration();
+    }
+    if ((ready & 1) !== 0) return true;
   }
 }
 

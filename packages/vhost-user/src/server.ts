@@ -8,7 +8,7 @@ import { BlockError, type Co, type Runner } from "@spindle/base";
 import { type BlockNode, PortServer } from "@spindle/block";
 import { listenForDescriptors, sharingCalls } from "@spindle/host-node";
 import type { Thread, ThreadTableHandle } from "@spindle/shared-memory";
-import { createVirtioBlk } from "@spindle/virtio-blk";
+import { createVirtioBlk, DeviceState } from "@spindle/virtio-blk";
 import type { ProtocolThreadData } from "./protocol-thread.ts";
 import { QueueControl } from "./queue-control.ts";
 import type { QueueThreadData } from "./queue-thread.ts";
@@ -50,6 +50,8 @@ export class VhostUserServer {
   readonly #ports: PortServer;
   readonly #listener: number;
   readonly #stop: number;
+  readonly #changed: number;
+  readonly #forgetLength: () => void;
   readonly #protocol: Promise<void>;
   readonly #queues: Promise<void>[] = [];
   readonly #controls: readonly ReturnType<typeof QueueControl.allocate>[];
@@ -75,6 +77,12 @@ export class VhostUserServer {
     this.#options = options;
     this.#listener = listener;
     this.#stop = sharingCalls().createEvent();
+    this.#changed = sharingCalls().createEvent();
+    const state = new DeviceState(device);
+    this.#forgetLength = node.onLength((length) => {
+      state.setDiskLength(length);
+      sharingCalls().signal(this.#changed);
+    });
     this.failure = new Promise((_, reject) => {
       this.#fail = reject;
     });
@@ -89,7 +97,7 @@ export class VhostUserServer {
       this.#queues.push(ended.finally(() => QueueControl.abandon(control)));
       return { control, orders: port1 };
     });
-    const data: ProtocolThreadData = { device, listener, stop: this.#stop, queues };
+    const data: ProtocolThreadData = { device, listener, stop: this.#stop, changed: this.#changed, queues };
     this.#protocol = this.#startThread(
       "protocol-thread",
       data,
@@ -106,6 +114,7 @@ export class VhostUserServer {
 
   async #close(): Promise<void> {
     const { path, runner } = this.#options;
+    this.#forgetLength();
     sharingCalls().signal(this.#stop);
     await this.#protocol;
     this.#wakeAll();
@@ -115,6 +124,7 @@ export class VhostUserServer {
     rmSync(path, { force: true });
     sharingCalls().close(this.#listener);
     sharingCalls().close(this.#stop);
+    sharingCalls().close(this.#changed);
     for (const { event } of this.#controls) sharingCalls().close(event);
   }
 

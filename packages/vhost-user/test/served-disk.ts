@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { BlockNode } from "@spindle/block";
 import { createImage, openChain, Session } from "spindle";
 import { VhostUserServer } from "../src/index.ts";
 
@@ -20,6 +21,7 @@ export class ServedDisk implements AsyncDisposable {
   readonly image: string;
   readonly socket: string;
   readonly session: Session;
+  readonly node: BlockNode;
   readonly server: VhostUserServer;
   /** What the server has said. */
   readonly lines: string[];
@@ -39,14 +41,15 @@ export class ServedDisk implements AsyncDisposable {
       path: join(folder, "socket"),
       report: (line) => lines.push(line),
     });
-    return new ServedDisk({ folder, image, session, server, lines });
+    return new ServedDisk({ folder, image, session, node, server, lines });
   }
 
-  private constructor(parts: Pick<ServedDisk, "folder" | "image" | "session" | "server" | "lines">) {
+  private constructor(parts: Pick<ServedDisk, "folder" | "image" | "session" | "node" | "server" | "lines">) {
     this.folder = parts.folder;
     this.image = parts.image;
     this.socket = join(parts.folder, "socket");
     this.session = parts.session;
+    this.node = parts.node;
     this.server = parts.server;
     this.lines = parts.lines;
   }

@@ -24,6 +24,24 @@ export const blockdevCommands: readonly Command[] = [
     },
     { changesGraph: true },
   ),
+  command(
+    "block_resize",
+    { device: "string?", "node-name": "string?", size: "integer" },
+    function* ({ graph }, { device, "node-name": name, size }): Co<void> {
+      // QEMU looks for a device and for a node; here both are nodes.
+      const node = graph.node(device ?? name ?? "");
+      if (node === undefined || (device !== undefined && name !== undefined))
+        throw new BlockError("ENOENT", `Cannot find device='${device ?? ""}' nor node-name='${name ?? ""}'`);
+      if (size < 0) throw new BlockError("EINVAL", "Parameter 'size' expects a >0 size");
+      const above = graph.nodes().find(({ children }) => children.file === node || children.backing === node);
+      if (above !== undefined)
+        throw new BlockError("EBUSY", `Node '${node.name}' is busy: node is used by '${above.name}'`, {
+          node: node.name,
+        });
+      yield* node.truncate(size);
+    },
+    { changesGraph: true },
+  ),
   command("query-named-block-nodes", { flat: "boolean?" }, function* ({ graph }, { flat }) {
     return graph.nodes().map((node) => blockNodeInfo(node, flat === true));
   }),

@@ -32,7 +32,9 @@ import {
   encodeVringAddresses,
   encodeVringDescriptor,
   encodeVringState,
+  VHOST_USER_BACKEND_CONFIG_CHANGE_MSG,
   VHOST_USER_F_PROTOCOL_FEATURES,
+  VHOST_USER_PROTOCOL_F_BACKEND_REQ,
   VHOST_USER_PROTOCOL_F_CONFIG,
   VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
   VHOST_USER_PROTOCOL_F_MQ,
@@ -53,6 +55,7 @@ const VIRTIO_F_RING_PACKED_HIGH = 4;
 const PROTOCOL_FEATURES: number =
   VHOST_USER_PROTOCOL_F_MQ |
   VHOST_USER_PROTOCOL_F_REPLY_ACK |
+  VHOST_USER_PROTOCOL_F_BACKEND_REQ |
   VHOST_USER_PROTOCOL_F_CONFIG |
   VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD;
 /** Where a packed ring begins: both wrap counters are 1. */
@@ -68,6 +71,8 @@ export interface FrontEndOptions {
   readonly refused?: number;
   /** Takes packed rings. */
   readonly packed?: boolean;
+  /** Features of the protocol that this side does without. */
+  readonly refusedProtocol?: number;
 }
 
 interface QueueDescriptors {
@@ -78,7 +83,7 @@ interface QueueDescriptors {
 
 export class FrontEnd implements Disposable {
   readonly features: FeatureBits;
-  readonly configuration: Uint8Array;
+  configuration: Uint8Array;
   readonly plans: readonly GuestQueuePlan[];
   readonly memoryDescriptor: number;
   readonly memoryLength: number;
@@ -89,6 +94,8 @@ export class FrontEnd implements Disposable {
   readonly #options: FrontEndOptions;
   #socket: MessageSocket;
   #protocolFeatures = 0;
+  /** This end of the socket over which the back end speaks first. */
+  #channel: number | undefined;
   /** What the back end logs requests in flight in, over its restarts. */
   #inflight: { readonly descriptor: number; readonly description: InflightDescription } | undefined;
   readonly #address: number;
@@ -215,6 +222,16 @@ export class FrontEnd implements Disposable {
     return decodeConfig(this.ask(VhostRequest.GET_CONFIG, piece)).bytes;
   }
 
+  /** Waits until the back end says that the configuration has changed, and reads it again. @returns false when it does not. */
+  awaitConfiguration(timeoutMs: number): boolean {
+    const channel = this.#channel;
+    if (channel === undefined || sharingCalls().poll([channel], timeoutMs) === 0) return false;
+    if (new MessageSocket(channel).receive()?.request !== VHOST_USER_BACKEND_CONFIG_CHANGE_MSG)
+      throw new BlockError("EIO", "the back end says what is not known here");
+    this.configuration = this.readConfiguration(0, CONFIG_BYTES);
+    return true;
+  }
+
   /** Shares the guest's memory. */
   shareMemory(): void {
     const region = { guestAddress: 0, length: this.memoryLength, userAddress: USER_BASE, fileOffset: 0 };
@@ -272,6 +289,7 @@ export class FrontEnd implements Disposable {
   /** Hangs up. */
   [Symbol.dispose](): void {
     this.#socket.close();
+    if (this.#channel !== undefined) sharingCalls().close(this.#channel);
     if (this.#inflight !== undefined) sharingCalls().close(this.#inflight.descriptor);
     for (const { kick, call, error } of this.queueDescriptors)
       for (const fd of [kick, call, error]) sharingCalls().close(fd);
@@ -280,15 +298,27 @@ export class FrontEnd implements Disposable {
     sharingCalls().unmap(this.#address, this.memoryLength);
   }
 
+  #openChannel(): void {
+    const [own, other] = sharingCalls().socketPair();
+    if (this.#channel !== undefined) sharingCalls().close(this.#channel);
+    this.#channel = own;
+    try {
+      this.order(VhostRequest.SET_BACKEND_REQ_FD, new Uint8Array(0), [other]);
+    } finally {
+      sharingCalls().close(other);
+    }
+  }
+
   #negotiate(): FeatureBits {
-    const { refused = 0, packed = false } = this.#options;
+    const { refused = 0, refusedProtocol = 0, packed = false } = this.#options;
     const offered = decodeBits(this.ask(VhostRequest.GET_FEATURES));
     if ((offered.low & VHOST_USER_F_PROTOCOL_FEATURES) === 0)
       throw new BlockError("ENOTSUP", "the back end has no protocol features");
     const protocol = decodeBits(this.ask(VhostRequest.GET_PROTOCOL_FEATURES));
-    this.#protocolFeatures = (protocol.low & PROTOCOL_FEATURES) >>> 0;
+    this.#protocolFeatures = (protocol.low & PROTOCOL_FEATURES & ~refusedProtocol) >>> 0;
     this.#socket.send(VhostRequest.SET_PROTOCOL_FEATURES, encodeBits({ low: this.#protocolFeatures, high: 0 }));
     this.#socket.send(VhostRequest.SET_OWNER, new Uint8Array(0));
+    if ((this.#protocolFeatures & VHOST_USER_PROTOCOL_F_BACKEND_REQ) !== 0) this.#openChannel();
     const low = (offered.low & ~refused) >>> 0;
     const high = packed ? offered.high : offered.high & ~VIRTIO_F_RING_PACKED_HIGH;
     this.order(VhostRequest.SET_FEATURES, encodeBits({ low, high }));

@@ -1,0 +1,75 @@
+/** A served disk whose length changes: what the front end hears, and what its requests find. */
+import type { Co } from "@spindle/base";
+import { describe, expect, it } from "vitest";
+import { FrontEnd, message } from "../src/index.ts";
+import { ServedDisk } from "./served-disk.ts";
+
+const MIB = 2 ** 20;
+const SIZE = 16 * MIB;
+const WAIT_MS = 10_000;
+
+/** Runs a request while the owner's thread, which is this one, goes on. */
+async function run(frontEnd: FrontEnd, request: Co<void>): Promise<unknown> {
+  let outcome: { readonly error: unknown } | undefined;
+  frontEnd.runner.spawn(request, (error) => {
+    outcome = { error };
+  });
+  while (outcome === undefined) {
+    frontEnd.runner.poll();
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  return outcome.error;
+}
+
+describe("a served disk", () => {
+  it.each(["raw", "qcow2"] as const)("tells its new length, and serves just that: %s", async (format) => {
+    await using disk = await ServedDisk.start({ format, size: SIZE, queues: 2 });
+    using frontEnd = new FrontEnd(disk.socket, { queues: 2 });
+    const queues = [frontEnd.queue(0), frontEnd.queue(1)];
+    const page = new Uint8Array(4096).fill(7);
+    const read = new Uint8Array(4096);
+    for (const length of [SIZE + 8 * MIB, 4 * MIB + 512, 4 * MIB, SIZE]) {
+      await disk.session.run(disk.node.truncate(length));
+      expect(frontEnd.awaitConfiguration(WAIT_MS)).toBe(true);
+      expect(frontEnd.capacity).toBe(length);
+      for (const queue of queues) {
+        const last = Math.floor(length / 4096) * 4096 - 4096;
+        expect(await run(frontEnd, queue.write(last, page))).toBeUndefined();
+        expect(await run(frontEnd, queue.read(last, read.fill(0)))).toBeUndefined();
+        expect(Buffer.compare(read, page)).toBe(0);
+        expect(await run(frontEnd, queue.read(last + 4096, read))).toMatchObject({ code: "EIO" });
+        expect(await run(frontEnd, queue.write(last + 4096, page))).toMatchObject({ code: "EIO" });
+      }
+    }
+    // What was cut off is zeros now.
+    expect(await run(frontEnd, queues[0]?.read(SIZE - 8192, read.fill(1)) as Co<void>)).toBeUndefined();
+    expect(Buffer.compare(read, new Uint8Array(4096))).toBe(0);
+    expect(frontEnd.awaitConfiguration(0)).toBe(false);
+    expect(disk.lines).toEqual([]);
+  });
+
+  it.each([
+    ["has no channel for it", message.VHOST_USER_PROTOCOL_F_BACKEND_REQ],
+    ["takes no configuration", message.VHOST_USER_PROTOCOL_F_CONFIG],
+  ])("says nothing of it to a front end that %s", async (_name, refusedProtocol) => {
+    await using disk = await ServedDisk.start({ size: SIZE });
+    using frontEnd = new FrontEnd(disk.socket, { refusedProtocol });
+    await disk.session.run(disk.node.truncate(2 * SIZE));
+    expect(frontEnd.awaitConfiguration(200)).toBe(false);
+    frontEnd.configuration = frontEnd.readConfiguration(0, 60);
+    expect(frontEnd.capacity).toBe(2 * SIZE);
+  });
+
+  it("says it to each front end that comes, and only of changes that it has not seen", async () => {
+    await using disk = await ServedDisk.start({ size: SIZE });
+    for (const length of [SIZE, 2 * SIZE]) {
+      await disk.session.run(disk.node.truncate(length));
+      using frontEnd = new FrontEnd(disk.socket);
+      expect(frontEnd.capacity).toBe(length);
+      expect(frontEnd.awaitConfiguration(100)).toBe(false);
+      await disk.session.run(disk.node.truncate(3 * SIZE));
+      expect(frontEnd.awaitConfiguration(WAIT_MS)).toBe(true);
+      expect(frontEnd.capacity).toBe(3 * SIZE);
+    }
+  });
+});
