@@ -68,7 +68,7 @@ async function measure(context: BenchContext, scratch: Scratch, kind: Kind, leng
 
 /** The built program where figures count, and the sources otherwise. */
 async function convertWithSpindle(context: BenchContext, argv: readonly string[]): Promise<void> {
-  const script = measuresBuild(context) ? "bin/spindle.js" : "src/main.ts";
+  const script = measuresBuild(context) ? "bin/spindle.cjs" : "src/main.ts";
   const node = measuresBuild(context) ? [] : ["--conditions=spindle-source", "--disable-warning=ExperimentalWarning"];
   const program = fileURLToPath(new URL(`../../tools/spindle/${script}`, import.meta.url));
   await run(process.execPath, [...node, program, "convert", ...argv]);

@@ -88,7 +88,7 @@ interface Served {
 async function serveOurs(context: BenchContext, scratch: Scratch, { format, queues }: Situation): Promise<Served> {
   const built = measuresBuild(context);
   const script = fileURLToPath(
-    new URL(`../../tools/spindle/${built ? "bin/spindle.js" : "src/main.ts"}`, import.meta.url),
+    new URL(`../../tools/spindle/${built ? "bin/spindle.cjs" : "src/main.ts"}`, import.meta.url),
   );
   const node = built ? [] : ["--conditions=spindle-source", "--disable-warning=ExperimentalWarning"];
   const argv = ["serve", scratch.path(`disk.${format}`), "-f", format, "--queues", `${queues}`];

@@ -10,7 +10,7 @@ import { MiB } from "@spindle/base";
 import { describe, expect, test } from "vitest";
 import { type Outcome, run, Scratch } from "./program.ts";
 
-const PROGRAM = fileURLToPath(new URL("../../tools/spindle/bin/spindle.js", import.meta.url));
+const PROGRAM = fileURLToPath(new URL("../../tools/spindle/bin/spindle.cjs", import.meta.url));
 const BUILT = existsSync(fileURLToPath(new URL("../../tools/spindle/dist/main.js", import.meta.url)));
 const NODE = productNode();
 

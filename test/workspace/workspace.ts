@@ -4,7 +4,7 @@ import { join } from "node:path";
 
 /** What set-up, builds and benches make; never part of the repository. */
 const GENERATED = new Set(["node_modules", "dist", ".git", ".vitest", "results", "coverage"]);
-const TEXT_FILE = /\.(ts|js|json|md|yaml|yml|sh)$|^[A-Z]+$|^run$|^\.gitignore$/;
+const TEXT_FILE = /\.(ts|js|cjs|json|md|yaml|yml|sh)$|^[A-Z]+$|^run$|^\.gitignore$/;
 
 export interface Manifest {
   readonly name?: string;

@@ -2,10 +2,9 @@
  * Codecs for compressed clusters. The output's length is known beforehand and is a hard limit: whatever a hostile
  * image says, no more memory is taken and nothing but a BlockError comes out.
  */
-import * as zlib from "node:zlib";
+import { createRequire } from "node:module";
 import { BlockError } from "@spindle/base";
 import type { Codecs } from "@spindle/block";
-import { Decompress } from "fzstd";
 
 /** What zlib may ask for at most while it compresses a cluster, so that the result comes in one piece. */
 const PIECE_SLACK_BYTES = 1024;
@@ -13,32 +12,38 @@ const PIECE_SLACK_BYTES = 1024;
 type CompressSync = (input: Uint8Array, options: { chunkSize: number; pledgedSrcSize: number }) => Uint8Array;
 type DecompressSync = (input: Uint8Array, options: { maxOutputLength: number }) => Uint8Array;
 
-/** zlib's zstd, which Node has from 22.15 on; the oldest Node that is supported has not. */
-const { zstdCompressSync, zstdDecompressSync } = zlib as {
-  zstdCompressSync?: CompressSync;
-  zstdDecompressSync?: DecompressSync;
-};
+/** zlib with zstd, which Node has from 22.15 on; the oldest Node that is supported has not. */
+type Zlib = typeof import("node:zlib") & { zstdCompressSync?: CompressSync; zstdDecompressSync?: DecompressSync };
 
-/** The codecs with zstd in JavaScript: what {@link nodeCodecs} is where zlib has no zstd. */
+/** Loaded by the first who needs it, because most commands do not. */
+function zlib(): Zlib {
+  return process.getBuiltinModule("node:zlib");
+}
+
+/** The codecs with zstd in JavaScript: what {@link nodeCodecs} does where zlib has no zstd. */
 export const portableCodecs: Codecs = {
-  inflateRaw: (input, output) => decompress("deflate", zlib.inflateRawSync, input, output),
+  inflateRaw: (input, output) => decompress("deflate", zlib().inflateRawSync, input, output),
   deflateRaw: (input) =>
-    zlib.deflateRawSync(input, { windowBits: 12, memLevel: 9, chunkSize: input.length + PIECE_SLACK_BYTES }),
+    zlib().deflateRawSync(input, { windowBits: 12, memLevel: 9, chunkSize: input.length + PIECE_SLACK_BYTES }),
   compressZstd(): Uint8Array {
     throw new BlockError("ENOTSUP", "compressing with zstd needs Node 22.15 or newer");
   },
   decompressZstd: decompressZstdPortably,
 };
 
-export const nodeCodecs: Codecs =
-  zstdCompressSync === undefined || zstdDecompressSync === undefined
-    ? portableCodecs
-    : {
-        ...portableCodecs,
-        compressZstd: (input) =>
-          zstdCompressSync(input, { chunkSize: input.length + PIECE_SLACK_BYTES, pledgedSrcSize: input.length }),
-        decompressZstd: (input, output) => decompress("zstd", zstdDecompressSync, input, output),
-      };
+export const nodeCodecs: Codecs = {
+  ...portableCodecs,
+  compressZstd(input) {
+    const { zstdCompressSync } = zlib();
+    if (zstdCompressSync === undefined) return portableCodecs.compressZstd(input);
+    return zstdCompressSync(input, { chunkSize: input.length + PIECE_SLACK_BYTES, pledgedSrcSize: input.length });
+  },
+  decompressZstd(input, output) {
+    const { zstdDecompressSync } = zlib();
+    if (zstdDecompressSync === undefined) portableCodecs.decompressZstd(input, output);
+    else decompress("zstd", zstdDecompressSync, input, output);
+  },
+};
 
 function decompress(codec: string, call: DecompressSync, input: Uint8Array, output: Uint8Array): void {
   let bytes: Uint8Array;
@@ -53,6 +58,7 @@ function decompress(codec: string, call: DecompressSync, input: Uint8Array, outp
 
 /** Streams through fzstd, so that a frame that gives too much is stopped at the first piece beyond the limit. */
 function decompressZstdPortably(input: Uint8Array, output: Uint8Array): void {
+  const { Decompress } = createRequire(import.meta.url)("fzstd") as typeof import("fzstd");
   let length = 0;
   let ended = false;
   try {

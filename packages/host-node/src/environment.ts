@@ -1,10 +1,15 @@
 /** What this host hands to the pure packages: its clock, its randomness, its codecs and its event loop. */
-import { getRandomValues } from "node:crypto";
 import type { Clock, EventLoop, RandomSource } from "@spindle/base";
 import type { Environment } from "@spindle/block";
 import { nodeCodecs } from "./codecs.ts";
 
-const clock: Clock = { now: () => performance.now() };
+/** `performance` would do too, but is loaded with much else by the first who names it. */
+const clock: Clock = {
+  now() {
+    const [seconds, nanoseconds] = process.hrtime();
+    return seconds * 1000 + nanoseconds / 1_000_000;
+  },
+};
 
 /** Random numbers of the operating system, fetched in batches. */
 class SystemRandom implements RandomSource {
@@ -13,7 +18,7 @@ class SystemRandom implements RandomSource {
 
   u32(): number {
     if (this.#next === this.#batch.length) {
-      getRandomValues(this.#batch);
+      process.getBuiltinModule("node:crypto").getRandomValues(this.#batch);
       this.#next = 0;
     }
     return this.#batch[this.#next++] as number;

@@ -1,4 +1,5 @@
-/** Threads of this package's workers, kept by piscina: sources and build are laid out alike; only the ending differs. */
+/** Threads of this package's workers, kept by piscina: sources, build and bundle are laid out alike; only the ending differs. */
+import { extname } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Piscina } from "piscina";
 
@@ -12,7 +13,7 @@ export interface WorkerThreadsOptions {
 
 /** @param entry the file name of the worker's entry in this folder, without its ending */
 export function workerThreads(entry: string, { minThreads, maxThreads }: WorkerThreadsOptions): Piscina {
-  const ending = import.meta.url.endsWith(".ts") ? ".ts" : ".js";
+  const ending = extname(import.meta.url);
   return new Piscina({
     filename: fileURLToPath(new URL(`./${entry}${ending}`, import.meta.url)),
     minThreads,

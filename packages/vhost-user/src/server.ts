@@ -3,6 +3,7 @@
  * thread stays the owner of the graph, and goes on with its jobs.
  */
 import { rmSync } from "node:fs";
+import { extname } from "node:path";
 import { MessageChannel, Worker, type WorkerOptions } from "node:worker_threads";
 import { BlockError, type Co, type Runner } from "@spindle/base";
 import { type BlockNode, PortServer } from "@spindle/block";
@@ -136,8 +137,8 @@ export class VhostUserServer {
 
   /** Resolves when the thread has ended, in whatever way. */
   #startThread(name: string, workerData: unknown, transferList: WorkerOptions["transferList"] = []): Promise<void> {
-    // Sources and build are laid out alike; only the ending differs.
-    const ending = import.meta.url.endsWith(".ts") ? ".ts" : ".js";
+    // Sources, build and bundle are laid out alike; only the ending differs.
+    const ending = extname(import.meta.url);
     return new Promise((resolve) => {
       const worker = new Worker(new URL(`./${name}${ending}`, import.meta.url), {
         workerData,

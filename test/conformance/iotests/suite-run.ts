@@ -7,7 +7,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
 /** The program as it is shipped. */
-const PROGRAM = fileURLToPath(new URL("../../../tools/spindle/bin/spindle.js", import.meta.url));
+const PROGRAM = fileURLToPath(new URL("../../../tools/spindle/bin/spindle.cjs", import.meta.url));
 
 /** Whose qemu-img and qemu-io: ours, or those of the host. */
 export type Tools = "ours" | "theirs";

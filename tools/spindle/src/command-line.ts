@@ -6,7 +6,7 @@ import { isBlockError } from "@spindle/base";
 import { UsageError } from "./command.ts";
 import { COMMANDS } from "./command-table.ts";
 import { EXIT_BUG, EXIT_FAILURE, EXIT_OK } from "./exit-codes.ts";
-import { complain, OutputClosed, print } from "./output.ts";
+import { complain, OutputClosed, print, printError } from "./output.ts";
 import { programName, versionLine } from "./program-name.ts";
 import { takeTraceOption } from "./trace-option.ts";
 
@@ -43,7 +43,7 @@ function complainOfUsage(message: string, commandName: string): void {
   const name = programName();
   if (name !== "spindle") {
     complain(message);
-    process.stderr.write(`Try '${name} --help' for more information\n`);
+    printError(`Try '${name} --help' for more information\n`);
     return;
   }
   const help = Object.hasOwn(COMMANDS, commandName) ? `spindle help ${commandName}` : "spindle help";
@@ -56,7 +56,7 @@ async function dispatch(name: string, argv: readonly string[]): Promise<number> 
       throw new UsageError(programName() === "spindle" ? "no command is given" : "Not enough arguments");
     case "-V":
     case "--version":
-      await print(versionLine());
+      print(versionLine());
       return EXIT_OK;
     case "help":
     case "-h":
@@ -81,7 +81,7 @@ async function trace([value, name, ...rest]: readonly string[]): Promise<number>
 }
 
 async function help(name: string | undefined): Promise<number> {
-  await print(
+  print(
     name === undefined ? await (await import("./help-text.ts")).helpText() : (await load(name)).usage(calledAs(name)),
   );
   return EXIT_OK;

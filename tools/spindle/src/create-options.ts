@@ -82,6 +82,6 @@ export async function printOptionHelp(format = "raw"): Promise<number> {
   const options = Object.hasOwn(HELP, format) ? HELP[format] : undefined;
   if (options === undefined) throw new UsageError(`Unknown file format '${format}'`);
   const lines = options.map(([option, about]) => `  ${option.padEnd(HELP_COLUMN)} - ${about}`);
-  await print(`Supported ${format} options:\n${lines.join("\n")}\n`);
+  print(`Supported ${format} options:\n${lines.join("\n")}\n`);
   return EXIT_OK;
 }

@@ -1,6 +1,7 @@
 /** Ways to show the progress of a stream: a bar on a terminal, plain lines elsewhere, JSON for programs. */
 import { formatSize } from "@spindle/base";
 import type { StreamProgress } from "spindle";
+import type { ProgressOutput } from "./output.ts";
 
 /** How a stream ended. */
 export interface StreamEnd {
@@ -21,17 +22,17 @@ export type DisplayKind = "none" | "people" | "json";
 const LINE_INTERVAL_SECONDS = 1;
 const BAR_WIDTH = 32;
 
-export function progressDisplay(kind: DisplayKind, output: NodeJS.WriteStream): ProgressDisplay {
+export function progressDisplay(kind: DisplayKind, output: ProgressOutput): ProgressDisplay {
   if (kind === "json") return new JsonDisplay(output);
   if (kind === "none") return { progress: () => {}, result: () => {} };
-  return output.isTTY === true ? new BarDisplay(output) : new LineDisplay(output);
+  return output.isTTY ? new BarDisplay(output) : new LineDisplay(output);
 }
 
 /** One object a line. */
 class JsonDisplay implements ProgressDisplay {
-  readonly #output: NodeJS.WritableStream;
+  readonly #output: ProgressOutput;
 
-  constructor(output: NodeJS.WritableStream) {
+  constructor(output: ProgressOutput) {
     this.#output = output;
   }
 
@@ -54,10 +55,10 @@ function rounded({ transferred, size, elapsed, rate, eta }: StreamProgress) {
 }
 
 class LineDisplay implements ProgressDisplay {
-  readonly #output: NodeJS.WritableStream;
+  readonly #output: ProgressOutput;
   #shownAt = Number.NEGATIVE_INFINITY;
 
-  constructor(output: NodeJS.WritableStream) {
+  constructor(output: ProgressOutput) {
     this.#output = output;
   }
 
@@ -73,9 +74,9 @@ class LineDisplay implements ProgressDisplay {
 }
 
 class BarDisplay implements ProgressDisplay {
-  readonly #output: NodeJS.WritableStream;
+  readonly #output: ProgressOutput;
 
-  constructor(output: NodeJS.WritableStream) {
+  constructor(output: ProgressOutput) {
     this.#output = output;
   }
 

@@ -26,7 +26,7 @@ function progress(transferred: number, elapsed: number): StreamProgress {
 
 function shown(kind: DisplayKind, isTTY: boolean): string {
   const screen = new Screen(isTTY);
-  const display = progressDisplay(kind, screen as unknown as NodeJS.WriteStream);
+  const display = progressDisplay(kind, screen);
   display.progress(progress(0, 0));
   display.progress(progress(GiB / 2, 0.4));
   display.progress(progress(GiB, 1.23456));

@@ -61,10 +61,10 @@ export const bench: Command = defineCommand({
       ...given(image),
     });
     const work = { count, depth, flushInterval, pattern, offset, bytes, step, write, drain: !values["no-drain"] };
-    await print(describe(work));
+    print(describe(work));
     const begin = performance.now();
     await runBench(disk, work);
-    await print(`Run completed in ${((performance.now() - begin) / 1000).toFixed(3)} seconds.\n`);
+    print(`Run completed in ${((performance.now() - begin) / 1000).toFixed(3)} seconds.\n`);
     return EXIT_OK;
   },
 });

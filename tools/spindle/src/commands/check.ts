@@ -7,7 +7,7 @@ import { type Command, defineCommand, UsageError } from "../command.ts";
 import { EXIT_CHECK_CORRUPT, EXIT_CHECK_LEAKS, EXIT_CHECK_UNSUPPORTED, EXIT_FAILURE, EXIT_OK } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
 import { FORCE_SHARE, FORMAT, IMAGE_OPTS, OUTPUT } from "../image-options.ts";
-import { complain, print } from "../output.ts";
+import { complain, print, printError } from "../output.ts";
 import { prettyJson } from "../pretty-json.ts";
 
 const CACHE_MODES: readonly string[] = ["none", "off", "writeback", "writethrough", "directsync", "unsafe"];
@@ -37,17 +37,17 @@ export const check: Command = defineCommand({
         `Could not open '${operand}': force-share=on can only be used with read-only images`,
       );
     const { filename, options } = operandImage(operand, { format, imageOpts: values["image-opts"] });
-    const report = (line: string): void => void process.stderr.write(`${line}\n`);
+    const report = (line: string): void => printError(`${line}\n`);
     try {
-      const say = async (text: string): Promise<void> => {
-        if (!quiet) await print(text);
+      const say = (text: string): void => {
+        if (!quiet) print(text);
       };
       const found = await checkAndDoubleCheck(
         filename,
         { format, options, repair, report },
         output === "json" ? undefined : say,
       );
-      await say(output === "json" ? jsonCheck(filename, found) : humanCheck(found));
+      say(output === "json" ? jsonCheck(filename, found) : humanCheck(found));
       if (found.checkErrors > 0) complain("Check failed");
       return exitCode(found);
     } catch (error) {
@@ -73,12 +73,12 @@ function repairOption(text: string | undefined): Repair {
 async function checkAndDoubleCheck(
   filename: string,
   request: CheckImageOptions,
-  say: ((text: string) => Promise<void>) | undefined,
+  say: ((text: string) => void) | undefined,
 ): Promise<ImageCheck> {
   const first = await checkImage(filename, request);
   const { corruptionsFixed, leaksFixed } = first;
   if (corruptionsFixed === 0 && leaksFixed === 0) return first;
-  await say?.(
+  say?.(
     `The following inconsistencies were found and repaired:\n\n    ${leaksFixed} leaked clusters\n` +
       `    ${corruptionsFixed} corruptions\n\nDouble checking the fixed image now...\n`,
   );

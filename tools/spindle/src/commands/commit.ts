@@ -5,7 +5,7 @@ import { type Command, defineCommand } from "../command.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
 import { ALLOW_BACKING, FORMAT, IMAGE_OPTS } from "../image-options.ts";
-import { print } from "../output.ts";
+import { print, standardOutput } from "../output.ts";
 import { percentProgress } from "../percent-display.ts";
 import { rateOption } from "../rate-option.ts";
 
@@ -30,7 +30,7 @@ export const commit: Command = defineCommand({
     checkCacheModes(values.cache);
     const { base, drop, quiet, format } = values;
     const name = operandImage(file, { format, imageOpts: values["image-opts"] });
-    const progress = values["progress-bar"] && !quiet ? percentProgress(process.stdout) : undefined;
+    const progress = values["progress-bar"] && !quiet ? percentProgress(standardOutput) : undefined;
     await commitImage(name, {
       keep: drop,
       speed: rateOption(values.rate),
@@ -38,8 +38,8 @@ export const commit: Command = defineCommand({
       ...(base === undefined ? {} : { base }),
       ...(progress === undefined ? {} : { progress }),
     });
-    if (progress !== undefined) await print("\n");
-    if (!quiet) await print("Image committed.\n");
+    if (progress !== undefined) print("\n");
+    if (!quiet) print("Image committed.\n");
     return EXIT_OK;
   },
 });

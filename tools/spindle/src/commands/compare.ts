@@ -6,7 +6,7 @@ import { type Comparison, compareDisks, MapFailure, ReadFailure } from "../compa
 import { EXIT_COMPARE_MAP, EXIT_COMPARE_OPEN, EXIT_COMPARE_READ, EXIT_DIFFERENT, EXIT_OK } from "../exit-codes.ts";
 import { given, operandImage } from "../image-name.ts";
 import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
-import { complain, print } from "../output.ts";
+import { complain, print, standardOutput } from "../output.ts";
 import { percentLine } from "../percent-display.ts";
 
 export const compare: Command = defineCommand({
@@ -28,7 +28,7 @@ export const compare: Command = defineCommand({
   async run(values, [first = "", second = ""]) {
     const { strict, quiet } = values;
     const say = async (line: string): Promise<void> => {
-      if (!quiet) await print(`${line}\n`);
+      if (!quiet) print(`${line}\n`);
     };
     const disks = await openBoth(
       { operand: first, format: values.format, imageOpts: values["image-opts"] },
@@ -42,7 +42,7 @@ export const compare: Command = defineCommand({
     try {
       const result = await compareDisks(one, other, { strict, warn: say, ...(tell === undefined ? {} : { tell }) });
       await say(describe(result));
-      if (tell !== undefined) await print("\n");
+      if (tell !== undefined) print("\n");
       return result.same ? EXIT_OK : EXIT_DIFFERENT;
     } catch (error) {
       if (error instanceof ReadFailure || error instanceof MapFailure) {
@@ -94,5 +94,5 @@ function describe(result: Comparison): string {
 }
 
 function progressPrinter(): (done: number) => void {
-  return (done) => process.stdout.write(percentLine(done));
+  return (done) => standardOutput.write(percentLine(done));
 }

@@ -25,12 +25,12 @@ export function completionOf(commands: CommandTable): Command {
         const lines = (await completeWords(commands, operands)).map(({ word, about }) =>
           about === "" ? word : `${word}\t${about}`,
         );
-        await print(lines.map((line) => `${line}\n`).join(""));
+        print(lines.map((line) => `${line}\n`).join(""));
         return EXIT_OK;
       }
       const shell = SHELLS.find((name) => name === operands[0]);
       if (shell === undefined || operands.length > 1) throw new UsageError(EXPECTED);
-      await print(shellScript(shell, programName()));
+      print(shellScript(shell, programName()));
       return EXIT_OK;
     },
   });

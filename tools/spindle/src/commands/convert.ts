@@ -8,7 +8,7 @@ import { SignalWatch } from "../ending-signals.ts";
 import { EXIT_FAILURE, EXIT_OK, signalExitCode } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
 import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
-import { complain } from "../output.ts";
+import { complain, standardOutput } from "../output.ts";
 import { percentDisplay } from "../percent-display.ts";
 import { type ProgressDisplay, progressDisplay } from "../progress-display.ts";
 import { rateOption, SIZE_SUFFIXES, sizeOr } from "../rate-option.ts";
@@ -172,8 +172,8 @@ function depthOption(text = "8"): number {
 }
 
 function displayOf(values: Values): ProgressDisplay | undefined {
-  if (values.progress === "json") return progressDisplay("json", process.stdout);
-  return values["progress-bar"] ? percentDisplay(process.stdout) : undefined;
+  if (values.progress === "json") return progressDisplay("json", standardOutput);
+  return values["progress-bar"] ? percentDisplay(standardOutput) : undefined;
 }
 
 async function copy(

@@ -36,7 +36,7 @@ export const create: Command = defineCommand({
     const backing = backingOption(values.backing ?? backing_file, values["backing-format"] ?? backing_fmt, filename);
     const size = hugeSize(sizeText ?? sizeInOptions) ?? sizeOption("image size", sizeText ?? sizeInOptions);
     if (typeof size === "bigint") {
-      if (!values.quiet) await print(`${formattingLine(filename, { format, options, backing, size })}\n`);
+      if (!values.quiet) print(`${formattingLine(filename, { format, options, backing, size })}\n`);
       const hint = format === "qcow2" ? " (try using a larger cluster size)" : "";
       throw new BlockError("EFBIG", `${filename}: The image size is too large for file format '${format}'${hint}`);
     }
@@ -44,14 +44,12 @@ export const create: Command = defineCommand({
     const named = backing === undefined ? {} : { backing };
     const sized = size === undefined ? {} : { size };
     const allowBacking = values["allow-backing"];
-    let printed: Promise<void> | undefined;
     const planned = ({ size: known }: CreatedImage): void => {
       const line = formattingLine(filename, { format, options, backing, size: known });
-      if (!values.quiet) printed = print(`${line}\n`);
+      if (!values.quiet) print(`${line}\n`);
     };
     try {
       await createImage(filename, { format, options, unsafe, allowBacking, planned, ...named, ...sized });
-      await printed;
     } catch (error) {
       if (!isBlockError(error)) throw error;
       throw new BlockError(error.code, `${filename}: ${error.message}`, error.context, error);

@@ -31,8 +31,8 @@ export const info: Command = defineCommand({
     const infos = chain
       ? await imageChainInfo(filename, { ...options, allowBacking: values["allow-backing"] })
       : [await imageInfo(filename, options)];
-    if (output === "json") await print(`${prettyJson(chain ? infos : infos[0])}\n`);
-    else await print(infos.map(humanInfo).join("\n"));
+    if (output === "json") print(`${prettyJson(chain ? infos : infos[0])}\n`);
+    else print(infos.map(humanInfo).join("\n"));
     return EXIT_OK;
   },
 });

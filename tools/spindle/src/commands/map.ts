@@ -37,12 +37,12 @@ export const map: Command = defineCommand({
 async function printJson(runs: AsyncIterable<MapExtent>, offset: number): Promise<void> {
   let count = 0;
   for await (const run of runs) {
-    await print(`${count === 0 ? "[" : ",\n"}${jsonLine(run)}`);
+    print(`${count === 0 ? "[" : ",\n"}${jsonLine(run)}`);
     count += 1;
   }
   // qemu-img lists one empty run when there is nothing to list.
   const nothing = { start: offset, length: 0, depth: 0, present: false, zero: false, data: false, compressed: false };
-  await print(count === 0 ? `[${jsonLine(nothing)}]\n` : "]\n");
+  print(count === 0 ? `[${jsonLine(nothing)}]\n` : "]\n");
 }
 
 /** Written by hand: the order of these keys is fixed, and is not that of QEMU's dictionaries. */
@@ -53,12 +53,12 @@ function jsonLine({ start, length, depth, present, zero, data, offset }: MapExte
 }
 
 async function printHuman(runs: AsyncIterable<MapExtent>): Promise<void> {
-  await print(row("Offset", "Length", "Mapped to", "File"));
+  print(row("Offset", "Length", "Mapped to", "File"));
   for await (const { start, length, data, zero, offset, filename } of runs) {
     if (!data || zero) continue;
     if (offset === undefined || filename === undefined)
       throw new BlockError("ENOTSUP", "File contains external, encrypted or compressed clusters.");
-    await print(row(hexadecimal(start), hexadecimal(length), hexadecimal(offset), filename));
+    print(row(hexadecimal(start), hexadecimal(length), hexadecimal(offset), filename));
   }
 }
 

@@ -43,8 +43,8 @@ export const measure: Command = defineCommand({
       hasBacking: backing_file !== undefined,
       allowBacking: values["allow-backing"],
     });
-    if (values.output === "json") await print(`${prettyJson(measured)}\n`);
-    else await print(humanSizes(measured));
+    if (values.output === "json") print(`${prettyJson(measured)}\n`);
+    else print(humanSizes(measured));
     return EXIT_OK;
   },
 });

@@ -5,7 +5,7 @@ import { type Command, defineCommand, UsageError } from "../command.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
 import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
-import { print } from "../output.ts";
+import { print, standardOutput } from "../output.ts";
 import { percentProgress } from "../percent-display.ts";
 
 export const rebase: Command = defineCommand({
@@ -38,10 +38,10 @@ export const rebase: Command = defineCommand({
       throw new UsageError(`Invalid format name: '${backingFormat}'`);
     const name = operandImage(file, { format, imageOpts: values["image-opts"] });
     const backing = filename === undefined || filename === "" ? null : { filename, format: backingFormat };
-    const progress = values["progress-bar"] && !quiet ? percentProgress(process.stdout) : undefined;
+    const progress = values["progress-bar"] && !quiet ? percentProgress(standardOutput) : undefined;
     const tell = progress === undefined ? {} : { progress };
     await rebaseImage(name, { backing, unsafe, allowBacking: values["allow-backing"], ...tell });
-    if (progress !== undefined) await print("\n");
+    if (progress !== undefined) print("\n");
     return EXIT_OK;
   },
 });

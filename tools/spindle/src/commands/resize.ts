@@ -46,7 +46,7 @@ export const resize: Command = defineCommand({
       return EXIT_FAILURE;
     }
     await disk.resize(length, { shrink, preallocation });
-    if (!quiet) await print("Image resized.\n");
+    if (!quiet) print("Image resized.\n");
     return EXIT_OK;
   },
 });

@@ -8,7 +8,7 @@ import { type Command, defineCommand, numberOption, type OptionValues, UsageErro
 import { SignalWatch } from "../ending-signals.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { ALLOW_BACKING, FORMAT } from "../image-options.ts";
-import { complain, print } from "../output.ts";
+import { complain, print, standardOutput } from "../output.ts";
 import { progressDisplay } from "../progress-display.ts";
 
 const POLL_US_MAX = 1_000_000;
@@ -84,7 +84,7 @@ async function serveImage({ session, filename, path, values, signal }: Service):
     ...(pollUs === undefined ? {} : { pollUs }),
   });
   try {
-    await print(`serving '${filename}' at '${path}'\n`);
+    print(`serving '${filename}' at '${path}'\n`);
     const streaming = values.stream ? streamServed(session, node, signal) : undefined;
     await Promise.race([aborted(signal), server.failure]);
     await streaming;
@@ -95,7 +95,7 @@ async function serveImage({ session, filename, path, values, signal }: Service):
 
 /** Streams while the machine runs. An error of the stream is told, and the disk stays served. */
 async function streamServed(session: Session, node: BlockNode, signal: AbortSignal): Promise<void> {
-  const display = progressDisplay("people", process.stdout);
+  const display = progressDisplay("people", standardOutput);
   let last: StreamProgress | undefined;
   try {
     for await (const progress of new StreamJob(session, node, "stream0", { signal })) {

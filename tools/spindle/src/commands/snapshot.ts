@@ -39,7 +39,7 @@ export const snapshot: Command = defineCommand({
     if (list) {
       const { snapshots = [] } = await disk.info();
       const lines = snapshotLines(snapshots).map((line) => `${line}\n`);
-      await print(lines.join(""));
+      print(lines.join(""));
     }
     if (create !== undefined) await createOne(disk, create);
     if (apply !== undefined) await applyOne(disk, apply);

@@ -5,7 +5,7 @@ import { type Command, defineCommand, numberOption, type OptionValues, sizeOptio
 import { SignalWatch } from "../ending-signals.ts";
 import { EXIT_FAILURE, EXIT_OK, signalExitCode } from "../exit-codes.ts";
 import { ALLOW_BACKING, FORMAT } from "../image-options.ts";
-import { complain } from "../output.ts";
+import { complain, standardOutput } from "../output.ts";
 import { type ProgressDisplay, progressDisplay } from "../progress-display.ts";
 
 const WORKERS_MAX = 32;
@@ -55,7 +55,7 @@ export const stream: Command = defineCommand({
     const { format } = values;
     const display = progressDisplay(
       values.progress === "json" ? "json" : values["progress-bar"] ? "people" : "none",
-      process.stdout,
+      standardOutput,
     );
     const interrupt = new AbortController();
     using signals = new SignalWatch(() => interrupt.abort(new BlockError("ECANCELED", `interrupted; ${GOES_ON}`)));

@@ -2,6 +2,8 @@
  * The demo's machine: one virtio-blk device over a disk, a queue worker and a guest for each of its virtqueues, each on a
  * thread of its own.
  */
+
+import { createRequire } from "node:module";
 import { setTimeout as delay } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { SECTOR_SIZE } from "@spindle/base";
@@ -116,7 +118,7 @@ export class DemoMachine {
 /** Settles with what the thread posts, when it has ended. */
 function startThread<T>(name: "guest-thread" | "queue-thread", workerData: unknown): Promise<T> {
   return new Promise((resolve, reject) => {
-    const worker = new Worker(new URL(import.meta.resolve(`@spindle/tools/demo/${name}`)), { workerData });
+    const worker = new Worker(createRequire(import.meta.url).resolve(`@spindle/tools/demo/${name}`), { workerData });
     let posted: T;
     worker.on("message", (message: T) => {
       posted = message;

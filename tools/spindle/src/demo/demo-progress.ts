@@ -1,5 +1,6 @@
 /** What the demo tells on its way: a bar on a terminal, plain lines elsewhere; nothing but errors with `--json`. */
 import { formatSize } from "@spindle/base";
+import { standardOutput } from "../output.ts";
 
 const BAR_CELLS = 24;
 /** Plain lines come this often at most. */
@@ -21,7 +22,7 @@ export class DemoProgress {
     if (this.#quiet) return;
     this.#endLine();
     const seconds = ((performance.now() - this.#startMs) / 1000).toFixed(1);
-    process.stdout.write(`[${seconds.padStart(5)} s] ${text}\n`);
+    standardOutput.write(`[${seconds.padStart(5)} s] ${text}\n`);
   }
 
   /** Shows how far the stream is. */
@@ -34,9 +35,9 @@ export class DemoProgress {
     const rate = seconds > 0 ? transferred / seconds : 0;
     const eta = rate > 0 ? `${((size - transferred) / rate).toFixed(1)} s` : "?";
     const done = `${formatSize(transferred)} of ${formatSize(size)}, ${formatSize(rate)}/s, ETA ${eta}`;
-    if (process.stdout.isTTY === true) {
+    if (standardOutput.isTTY) {
       const cells = Math.round((transferred / size) * BAR_CELLS);
-      process.stdout.write(`\r  stream [${"#".repeat(cells)}${".".repeat(BAR_CELLS - cells)}] ${done}\x1b[K`);
+      standardOutput.write(`\r  stream [${"#".repeat(cells)}${".".repeat(BAR_CELLS - cells)}] ${done}\x1b[K`);
       this.#open = true;
     } else if (nowMs - this.#lastLineMs >= LINE_MS || transferred === size) {
       this.#lastLineMs = nowMs;
@@ -50,7 +51,7 @@ export class DemoProgress {
   }
 
   #endLine(): void {
-    if (this.#open) process.stdout.write("\n");
+    if (this.#open) standardOutput.write("\n");
     this.#open = false;
   }
 }

@@ -13,6 +13,7 @@ import type { BlockJobInfo } from "@spindle/jobs";
 import { Monitor } from "@spindle/monitor";
 import { ownerOf, verifySectors } from "@spindle/workload";
 import { createImage, imageInfo, Session } from "spindle";
+import { standardOutput } from "../output.ts";
 import { createBaseImage } from "./base-image.ts";
 import { DemoMachine } from "./demo-machine.ts";
 import type { DemoOptions } from "./demo-options.ts";
@@ -33,8 +34,8 @@ export async function runDemo(options: DemoOptions): Promise<number> {
   const progress = new DemoProgress(options.json);
   try {
     const result = await new Demo(options, folder, progress).run();
-    if (options.json) process.stdout.write(`${JSON.stringify(result)}\n`);
-    else for (const line of ["", ...demoTable(result), ...result.wrong]) process.stdout.write(`${line}\n`);
+    if (options.json) standardOutput.write(`${JSON.stringify(result)}\n`);
+    else for (const line of ["", ...demoTable(result), ...result.wrong]) standardOutput.write(`${line}\n`);
     return result.ok ? 0 : 1;
   } finally {
     progress.end();

@@ -3,18 +3,12 @@
  * is a block of it, until the shell asks for input, or the program ends. Errors are never held back, so that whoever puts
  * both streams into one file finds the lines in the order that qemu-io gives them; and after a crash the rest is missing.
  */
-import { writeSync } from "node:fs";
-import { OutputClosed } from "../output.ts";
+import { STDERR, STDOUT, standardOutput, writeWhole } from "../output.ts";
 
-const STDOUT = 1;
-const STDERR = 2;
 const BLOCK_BYTES = 4096;
 
-/** How long a full pipe is left alone. */
-const BUSY_WAIT_MS = 1;
-
 export class IoOutput {
-  readonly #isTerminal: boolean = process.stdout.isTTY === true;
+  readonly #isTerminal: boolean = standardOutput.isTTY;
   #held: Buffer = Buffer.alloc(0);
 
   print(text: string): void {
@@ -35,18 +29,5 @@ export class IoOutput {
     const bytes = this.#held.subarray(0, length);
     this.#held = this.#held.subarray(length);
     writeWhole(STDOUT, bytes);
-  }
-}
-
-function writeWhole(fd: number, bytes: Uint8Array): void {
-  for (let done = 0; done < bytes.length; ) {
-    try {
-      done += writeSync(fd, bytes, done);
-    } catch (error) {
-      const { code } = error as { code?: string };
-      if (code === "EPIPE") throw new OutputClosed();
-      if (code !== "EAGAIN") throw error;
-      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, BUSY_WAIT_MS);
-    }
   }
 }
