@@ -15,6 +15,7 @@ export {
   sleep,
   until,
 } from "./coroutine.ts";
+export { errnoName, errnoText } from "./errno-text.ts";
 export {
   BlockError,
   decodeError,

@@ -13,6 +13,7 @@
  */
 import type { Co } from "@spindle/base";
 import type { ClusterMap } from "./cluster-map.ts";
+import type { Breakpoints, DebugEvent } from "./debug-event.ts";
 import type { Extent } from "./extent.ts";
 import type { InternalSnapshots } from "./internal-snapshots.ts";
 import type { IoVector } from "./io-vector.ts";
@@ -82,6 +83,14 @@ export interface BlockDriver {
    * @throws {BlockError} EAGAIN when another program's use is in the way.
    */
   claim?(claim: StorageClaim): Co<void>;
+
+  /**
+   * What the format above is about to do. The request that this belongs to may be held up here. Drivers that do not want to
+   * know leave it out: `BlockNode.tell` costs little then.
+   */
+  debugEvent?(event: DebugEvent): Co<void>;
+  /** Where events can stop requests. */
+  readonly breakpoints?: Breakpoints;
 
   /** For images made of clusters: how others place data in them without writing metadata. */
   readonly clusters?: ClusterMap;

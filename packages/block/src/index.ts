@@ -2,10 +2,12 @@ export { type AioRequest, Backend, type BlockRequest, type Disk } from "./backen
 export { backingOf, type ChainExtent, chainOf, chainStatus, skipFilters } from "./chain.ts";
 export type { CheckRequest, CheckResult, Repair } from "./check.ts";
 export type { Allocation, ClusterMap, Mapping, MappingKind } from "./cluster-map.ts";
+export type { BreakpointListener, Breakpoints, DebugEvent } from "./debug-event.ts";
 export { type DescriptorIo, DiskPort, type DiskPortHandle } from "./disk-port.ts";
 export type { BackingFile, BlockDriver, ImageInformation, Preallocation, WriteFlags } from "./driver.ts";
 export type { Codecs, Environment } from "./environment.ts";
 export { type Extent, unallocatedExtent, zeroExtent } from "./extent.ts";
+export { blkdebugFilter } from "./filters/blkdebug.ts";
 export { copyOnReadFilter } from "./filters/copy-on-read.ts";
 export { delayFilter } from "./filters/delay.ts";
 export { faultFilter } from "./filters/fault.ts";
@@ -16,7 +18,7 @@ export type { InternalSnapshot, InternalSnapshots } from "./internal-snapshots.t
 export { IoVector } from "./io-vector.ts";
 export { BlockNode, type Children, type NodeOptions } from "./node.ts";
 export type { OpenImageOptions } from "./node-opener.ts";
-export { COMMON_OPTIONS, type OptionRecord } from "./node-options.ts";
+export { COMMON_OPTIONS, fileOption, type OptionRecord } from "./node-options.ts";
 export { nullDriver } from "./null-driver.ts";
 export { PortServer } from "./port-server.ts";
 export {

@@ -7,7 +7,7 @@ import type { BackingFile, BlockDriver } from "./driver.ts";
 import type { Graph } from "./graph.ts";
 import { IoVector } from "./io-vector.ts";
 import { BlockNode, type Children } from "./node.ts";
-import { checkOptions, type NodeOptionValues, type OptionRecord } from "./node-options.ts";
+import { checkOptions, fileOption, type NodeOptionValues, type OptionRecord } from "./node-options.ts";
 import type { DriverDefinition, InFlightTickets } from "./registry.ts";
 
 /** Longer chains are refused: a host may show one file under many identities. */
@@ -106,9 +106,11 @@ export class NodeOpener {
     const children: Children = { file: null, backing: null };
     let driver: BlockDriver | undefined;
     try {
-      if (definition.kind !== "protocol") children.file = yield* this.#openFile(values, inner);
+      if (definition.kind !== "protocol") children.file = yield* this.#openFile(definition, values, inner);
       if (children.file !== null) yield* claimFile(children.file, definition, inner);
-      const tracker = inner.readOnly || inner.inline ? null : this.#graph.createTracker();
+      // A filter may want larger requests than its user makes, and orders those that are made larger.
+      const isUntracked = inner.readOnly || (inner.inline && definition.kind !== "filter");
+      const tracker = isUntracked ? null : this.#graph.createTracker();
       const { readOnly } = inner;
       const { environment } = this.#graph;
       const inFlight = tracker ?? NOTHING_IN_FLIGHT;
@@ -145,9 +147,9 @@ export class NodeOpener {
     return this.#graph.registry.get(driver);
   }
 
-  *#openFile(values: NodeOptionValues, scope: Scope): Co<BlockNode> {
+  *#openFile(definition: DriverDefinition, values: NodeOptionValues, scope: Scope): Co<BlockNode> {
     const { file } = values;
-    if (file === undefined) throw new BlockError("EINVAL", "Parameter 'file' is missing");
+    if (file === undefined) throw new BlockError("EINVAL", `Parameter '${fileOption(definition)}' is missing`);
     return yield* this.#child(file, { ...scope, inline: true });
   }
 

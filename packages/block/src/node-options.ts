@@ -44,7 +44,7 @@ export function checkOptions(definition: DriverDefinition, options: OptionRecord
     nodeName,
     readOnly: optional(options, "read-only", "boolean") as boolean | undefined,
     forceShare: optional(options, "force-share", "boolean") as boolean | undefined,
-    file: child(options, "file") as string | OptionRecord | undefined,
+    file: child(options, fileOption(definition)) as string | OptionRecord | undefined,
     backing: options["backing"] === null ? null : child(options, "backing"),
     own,
   };
@@ -52,8 +52,13 @@ export function checkOptions(definition: DriverDefinition, options: OptionRecord
 
 function isCommonOption(key: string, definition: DriverDefinition): boolean {
   if (Object.hasOwn(COMMON_OPTIONS, key)) return true;
-  if (key === "file") return definition.kind !== "protocol";
+  if (key === fileOption(definition)) return definition.kind !== "protocol";
   return key === "backing" && definition.supportsBacking === true;
+}
+
+/** The option that names the node below. */
+export function fileOption({ fileOption = "file" }: Pick<DriverDefinition, "fileOption">): string {
+  return fileOption;
 }
 
 function optional(options: OptionRecord, key: string, type: OptionType): unknown {

@@ -4,6 +4,7 @@
  */
 import { alignDown, alignUp, assert, BlockError, type Co } from "@spindle/base";
 import { LockKind, type RangeLock } from "@spindle/shared-memory";
+import type { DebugEvent } from "./debug-event.ts";
 import type { BlockDriver, Preallocation, WriteFlags } from "./driver.ts";
 import type { Extent } from "./extent.ts";
 import { IoVector } from "./io-vector.ts";
@@ -133,6 +134,11 @@ export class BlockNode {
   untrack(slot: number): void {
     this.#inFlight -= 1;
     if (slot !== UNTRACKED) this.tracker?.release(slot);
+  }
+
+  /** Tells a driver that wants to know of it what its user is about to do; see {@link BlockDriver.debugEvent}. */
+  *tell(event: DebugEvent): Co<void> {
+    if (this.driver.debugEvent !== undefined) yield* this.driver.debugEvent(event);
   }
 
   /** Reads `vector.length` bytes at `offset`. */
@@ -357,8 +363,18 @@ export class BlockNode {
     if (start === offset && end === offset + vector.length) return { offset, vector };
     const head = new Uint8Array(offset - start);
     const tail = new Uint8Array(end - offset - vector.length);
-    if (head.length > 0) yield* this.#alignedRead(start, IoVector.of(head));
-    if (tail.length > 0) yield* this.#alignedRead(end - tail.length, IoVector.of(tail));
+    // The node below may be why requests have a unit: it is told as if it did this itself.
+    const told = this.driver.debugEvent === undefined ? (this.children.file ?? this) : this;
+    if (head.length > 0) {
+      yield* told.tell("pwritev_rmw_head");
+      yield* this.#alignedRead(start, IoVector.of(head));
+      yield* told.tell("pwritev_rmw_after_head");
+    }
+    if (tail.length > 0) {
+      yield* told.tell("pwritev_rmw_tail");
+      yield* this.#alignedRead(end - tail.length, IoVector.of(tail));
+      yield* told.tell("pwritev_rmw_after_tail");
+    }
     return { offset: start, vector: new IoVector([head, ...vector.buffers, tail].filter((part) => part.length > 0)) };
   }
 

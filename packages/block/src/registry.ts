@@ -75,6 +75,8 @@ export interface DriverDefinition {
   readonly kind: "protocol" | "format" | "filter";
   /** The driver's own options, beside those that every node takes. */
   readonly options: Readonly<Record<string, OptionType>>;
+  /** The option that names the node below, where it is not `file`. */
+  readonly fileOption?: string;
   /** Whether images of this format may have a backing file. */
   readonly supportsBacking?: boolean;
   /** Whether images of this format may hold compressed clusters that can be written. */

@@ -4,6 +4,7 @@ import { RangeLock, type Thread, ThreadTable } from "@spindle/shared-memory";
 import { MemoryDriver, MemoryFiles } from "@spindle/testkit";
 import {
   BlockNode,
+  blkdebugFilter,
   copyOnReadFilter,
   DriverRegistry,
   delayFilter,
@@ -32,7 +33,14 @@ export class OneThread {
   readonly files: MemoryFiles = new MemoryFiles("file");
   readonly graph: Graph = new Graph({
     environment,
-    registry: new DriverRegistry([this.files, delayFilter, throttleFilter, faultFilter, copyOnReadFilter]),
+    registry: new DriverRegistry([
+      this.files,
+      blkdebugFilter((filename) => this.#text(filename)),
+      delayFilter,
+      throttleFilter,
+      faultFilter,
+      copyOnReadFilter,
+    ]),
     backingPolicy: {
       resolve: function* (_image, backing) {
         return backing.filename;
@@ -47,6 +55,11 @@ export class OneThread {
 
   run<T>(co: Co<T>): T {
     return this.runner.run(co);
+  }
+
+  /** The text of a file in memory. */
+  *#text(filename: string): Co<string> {
+    return new TextDecoder().decode(this.files.content(filename).toBytes());
   }
 
   /** A node over `length` bytes of memory that takes only multiples of `alignment`. */

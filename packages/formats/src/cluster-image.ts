@@ -56,6 +56,7 @@ export class ClusterImage {
       const mapping = yield* this.#map.lookup(offset + done, vector.length - done);
       if (isWritable(mapping)) {
         this.#checkPresent("write", mapping.hostOffset, mapping.length);
+        if (this.#file.driver.debugEvent !== undefined) yield* this.#file.tell("write_aio");
         yield* this.#file.write(mapping.hostOffset, vector.slice(done, mapping.length));
         done += mapping.length;
       } else done += yield* this.#writeNew(offset + done, vector.slice(done, mapping.length));
@@ -126,6 +127,7 @@ export class ClusterImage {
   *#readFile(hostOffset: number, vector: IoVector): Co<void> {
     this.#checkPresent("read", hostOffset, vector.length);
     const present = Math.max(0, Math.min(vector.length, this.#fileLength - hostOffset));
+    if (this.#file.driver.debugEvent !== undefined) yield* this.#file.tell("read_aio");
     if (present > 0) yield* this.#file.read(hostOffset, vector.slice(0, present));
     if (present < vector.length) vector.slice(present, vector.length - present).fill(0);
   }
@@ -148,7 +150,10 @@ export class ClusterImage {
   *#readBacking(offset: number, vector: IoVector): Co<void> {
     const { backing } = this.#children;
     const present = backing === null ? 0 : Math.max(0, Math.min(vector.length, backing.length - offset));
-    if (backing !== null && present > 0) yield* backing.read(offset, vector.slice(0, present));
+    if (backing !== null && present > 0) {
+      if (this.#file.driver.debugEvent !== undefined) yield* this.#file.tell("read_backing_aio");
+      yield* backing.read(offset, vector.slice(0, present));
+    }
     if (present < vector.length) vector.slice(present, vector.length - present).fill(0);
   }
 
@@ -166,6 +171,7 @@ export class ClusterImage {
       const end = allocation.guestOffset + allocation.length;
       const written = Math.min(vector.length, end - offset);
       const whole = yield* this.#surround(start, offset, vector.slice(0, written), end);
+      if (this.#file.driver.debugEvent !== undefined) yield* this.#tellOfNew(whole.length > written);
       yield* this.#file.write(allocation.hostOffset, whole);
       yield* this.#map.publish(allocation);
       return written;
@@ -175,10 +181,16 @@ export class ClusterImage {
     }
   }
 
+  *#tellOfNew(isPadded: boolean): Co<void> {
+    yield* this.#file.tell("write_aio");
+    if (isPadded) yield* this.#file.tell("cow_write");
+  }
+
   /** Puts what the clusters held before around the new bytes. */
   *#surround(start: number, offset: number, vector: IoVector, end: number): Co<IoVector> {
     const head = new Uint8Array(offset - start);
     const tail = new Uint8Array(end - offset - vector.length);
+    if (head.length + tail.length > 0) yield* this.#file.tell("cow_read");
     if (head.length > 0) yield* this.read(start, IoVector.of(head));
     const tailStart = offset + vector.length;
     // The disk may end inside of its last cluster.

@@ -12,4 +12,5 @@ export { blockingDescriptorIo, descriptorIo } from "./file-transfer.ts";
 export { linuxCalls } from "./linux-calls.ts";
 export { createFile } from "./open-file.ts";
 export { MESSAGE_BYTES_MAX, type Received, type SharingCalls, sharingCalls } from "./sharing-calls.ts";
+export { readTextFile } from "./text-file.ts";
 export { listenForDescriptors, listenUnix, type UnixListener } from "./unix-socket.ts";

@@ -8,7 +8,6 @@ export {
 } from "./convert/compressor.ts";
 export { type ConvertRequest, convert } from "./convert/convert.ts";
 export type { Copier, CopierOptions, CopyOutcome, CreateCopier } from "./copier.ts";
-export { errnoText } from "./errno-text.ts";
 export type { Job, JobBody, JobOptions, OnError } from "./job.ts";
 export type {
   BlockJobEventData,

@@ -2,8 +2,17 @@
  * One job: its state, the verbs that users apply to it, and its life from `running` to `null`. What it does in between
  * is its {@link JobBody}. Everything runs on the graph's owner thread; verbs take effect at the body's next pause point.
  */
-import { assert, BlockError, type Clock, type Co, encodeError, isBlockError, sleep, until } from "@spindle/base";
-import { errnoText } from "./errno-text.ts";
+import {
+  assert,
+  BlockError,
+  type Clock,
+  type Co,
+  encodeError,
+  errnoText,
+  isBlockError,
+  sleep,
+  until,
+} from "@spindle/base";
 import type {
   BlockJobEventData,
   BlockJobInfo,

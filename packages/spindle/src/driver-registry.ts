@@ -1,7 +1,15 @@
 /** Every driver that a graph in Node can open. A new format, protocol or filter is registered here. */
-import { copyOnReadFilter, DriverRegistry, delayFilter, faultFilter, nullDriver, throttleFilter } from "@spindle/block";
+import {
+  blkdebugFilter,
+  copyOnReadFilter,
+  DriverRegistry,
+  delayFilter,
+  faultFilter,
+  nullDriver,
+  throttleFilter,
+} from "@spindle/block";
 import { qcow2Format, rawFormat } from "@spindle/formats";
-import { fileDriver } from "@spindle/host-node";
+import { fileDriver, readTextFile } from "@spindle/host-node";
 
 export function driverRegistry(): DriverRegistry {
   return new DriverRegistry([
@@ -9,6 +17,7 @@ export function driverRegistry(): DriverRegistry {
     nullDriver,
     rawFormat,
     qcow2Format,
+    blkdebugFilter(readTextFile),
     copyOnReadFilter,
     delayFilter,
     faultFilter,

@@ -1,8 +1,8 @@
 /** Puts another backing file below an image: what `qemu-img rebase` does. */
 import { dirname, resolve } from "node:path";
-import { BlockError, type Co, isBlockError } from "@spindle/base";
+import { BlockError, type Co, errnoText, isBlockError } from "@spindle/base";
 import { type BackingFile, type BlockNode, skipFilters } from "@spindle/block";
-import { copyDifferences, errnoText } from "@spindle/jobs";
+import { copyDifferences } from "@spindle/jobs";
 import { type ImageName, openChain } from "./open-image.ts";
 import { Session } from "./session.ts";
 

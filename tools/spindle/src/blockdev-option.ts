@@ -4,7 +4,7 @@
  */
 
 import { parseSize } from "@spindle/base";
-import { COMMON_OPTIONS, type DriverRegistry, type OptionRecord, type OptionType } from "@spindle/block";
+import { COMMON_OPTIONS, type DriverRegistry, fileOption, type OptionRecord, type OptionType } from "@spindle/block";
 import { UsageError } from "./command.ts";
 import { parsePairs } from "./key-value.ts";
 
@@ -70,10 +70,11 @@ function emptyTree(): Tree {
 /** One node's options; its driver says of which types they are. What it does not know is left for it to refuse. */
 function typedNode(tree: Tree, registry: DriverRegistry): OptionRecord {
   const { driver } = tree;
-  const own = typeof driver === "string" && registry.names().includes(driver) ? registry.get(driver).options : {};
-  const known: Readonly<Record<string, OptionType>> = { ...own, ...COMMON_OPTIONS };
+  const definition = typeof driver === "string" && registry.has(driver) ? registry.get(driver) : undefined;
+  const known: Readonly<Record<string, OptionType>> = { ...definition?.options, ...COMMON_OPTIONS };
+  const nodes = [fileOption(definition ?? {}), "backing"];
   const entries = Object.entries(tree).map(([key, value]): [string, unknown] => {
-    if ((key === "file" || key === "backing") && typeof value === "object") return [key, typedNode(value, registry)];
+    if (nodes.includes(key) && typeof value === "object") return [key, typedNode(value, registry)];
     if (key === "backing" && value === "") return [key, null];
     return [key, typedValue(key, value, Object.hasOwn(known, key) ? known[key] : undefined)];
   });

@@ -9,6 +9,7 @@ import { driverRegistry, type ImageName as LibraryImageName } from "spindle";
 import { flattenOptions, nodeOptions } from "./blockdev-option.ts";
 import { UsageError } from "./command.ts";
 import { parsePairs } from "./key-value.ts";
+import { namesFilter, type OptionPairs, placeFilename } from "./place-filename.ts";
 
 /** A protocol before a colon; a path may have a colon behind a slash. */
 const PROTOCOL = /^([^:/]+):(.*)$/s;
@@ -17,7 +18,7 @@ export interface ImageName {
   /** A path, or what stands behind a protocol; absent when the options tell it. */
   readonly filename?: string | undefined;
   /** Dotted keys and texts, in order; later ones win. */
-  readonly pairs: readonly (readonly [key: string, value: string])[];
+  readonly pairs: OptionPairs;
 }
 
 /** Reads the value of `--image-opts`: options, of which the first may be a node's name without a key. */
@@ -28,11 +29,16 @@ export function imageOptions(text: string): ImageName {
 
 /** Reads a file name; `json:` leads options in. @throws {BlockError} EINVAL for an unknown protocol or bad JSON. */
 export function imageFilename(name: string, pairs: ImageName["pairs"] = []): ImageName {
-  if (name.startsWith("json:")) return { pairs: [...flattenOptions(parseJson(name.slice("json:".length))), ...pairs] };
+  if (name.startsWith("json:")) return { pairs: [...jsonPairs(name), ...pairs] };
+  if (namesFilter(name)) return { pairs: placeFilename(name, pairs, jsonPairs) };
   const [, protocol, rest] = PROTOCOL.exec(name) ?? [];
   if (protocol === undefined) return { filename: name, pairs };
   if (protocol !== "file") throw new BlockError("ENOENT", `Unknown protocol '${protocol}'`);
   return { filename: rest, pairs };
+}
+
+function jsonPairs(name: string): OptionPairs {
+  return flattenOptions(parseJson(name.slice("json:".length)));
 }
 
 function parseJson(text: string): Readonly<Record<string, unknown>> {
@@ -58,7 +64,7 @@ export function* openByName(graph: Graph, { filename, pairs }: ImageName, access
 function imageNodeOptions({ filename, pairs }: ImageName, registry: DriverRegistry): OptionRecord {
   if (filename === undefined && !pairs.some(([key]) => /^(driver|file)\b/.test(key)))
     throw new BlockError("EINVAL", "Must specify either driver or file");
-  const named = filename === undefined ? pairs : [...pairs, ["file.filename", filename] as const];
+  const named = filename === undefined ? pairs : placeFilename(filename, pairs, jsonPairs);
   const driver = pairs.findLast(([key]) => key === "driver")?.[1];
   // Says that it is unknown.
   if (driver !== undefined) registry.get(driver);
@@ -101,7 +107,9 @@ function plainFilename(options: OptionRecord): string | undefined {
 /** A file of the host is what a file name means where no driver is told. */
 function withFileDriver(pairs: ImageName["pairs"]): ImageName["pairs"] {
   const keys = pairs.map(([key]) => key);
-  const parents = keys.filter((key) => /(^|\.)file\.filename$/.test(key)).map((key) => key.replace(/filename$/, ""));
+  const parents = keys
+    .filter((key) => /(^|\.)(file|image)\.filename$/.test(key))
+    .map((key) => key.replace(/filename$/, ""));
   const missing = parents.filter((parent) => !keys.includes(`${parent}driver`));
   return [...pairs, ...missing.map((parent): [string, string] => [`${parent}driver`, "file"])];
 }

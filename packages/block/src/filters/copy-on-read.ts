@@ -47,6 +47,7 @@ class CopyOnReadDriver extends FilterDriver {
       for (let offset = start; offset < start + length; ) {
         // Looked at again under the lock: a write may have come first.
         const status = yield* chainStatus(file, null, offset, start + length - offset);
+        if (status.depth > 0) yield* file.tell("cor_write");
         if (status.depth > 0 && status.zero) yield* file.driver.writeZeroes(offset, status.length, {});
         else if (status.depth > 0 && status.allocated) {
           const buffer = IoVector.of(new Uint8Array(status.length));

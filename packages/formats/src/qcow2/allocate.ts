@@ -43,8 +43,10 @@ export class Allocator {
    * @throws {BlockError} EFBIG when the refcount table can grow no more, EIO when the counts contradict the tables.
    */
   *allocate(count: number): Co<ClusterRun> {
+    yield* this.#file().tell("cluster_alloc");
     yield* this.#mutex.lock();
     try {
+      yield* this.#file().tell("refblock_alloc");
       return yield* this.#allocate(count);
     } finally {
       this.#mutex.unlock();
@@ -80,6 +82,7 @@ export class Allocator {
   /** Counts a run down by one; what reaches zero is free at once. */
   *decrement({ index, count }: ClusterRun): Co<void> {
     const refcounts = this.#refcounts;
+    yield* this.#file().tell("cluster_free");
     for (let at = index; at < index + count; ) {
       const blockIndex = refcounts.blockIndexOf(at);
       const end = Math.min(index + count, (blockIndex + 1) * refcounts.entriesPerBlock);
@@ -281,7 +284,9 @@ export class Allocator {
 
   *#writeTable(offset: number, blocks: readonly CachedTable[]): Co<void> {
     const file = this.#file();
+    yield* file.tell("refblock_alloc_write_blocks");
     for (const block of blocks) yield* file.write(block.hostOffset, IoVector.of(block.bytes.slice()));
+    yield* file.tell("refblock_alloc_write_table");
     yield* file.write(offset, IoVector.of(tableBytes(this.#refcounts.table)));
     yield* file.flush();
   }

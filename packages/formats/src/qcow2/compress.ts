@@ -42,6 +42,7 @@ export class CompressedReader {
     const present = Math.min(length, file.length - hostOffset);
     if (present <= 0) throw corrupt(`a compressed cluster stands beyond the end of the image file, at ${hostOffset}`);
     const input = new Uint8Array(present);
+    yield* file.tell("read_compressed");
     yield* file.read(hostOffset, IoVector.of(input));
     const output = new Uint8Array(clusterSize);
     if (header.compression === "zstd")
@@ -88,6 +89,7 @@ export class CompressedWriter {
       for (let first = 0; first < clusters.length; ) {
         const end = runEnd(places, first);
         const vector = new IoVector(clusters.slice(first, end));
+        yield* this.#state.file.tell("write_compressed");
         yield* this.#state.file.write((places[first] as CompressedPlace).hostOffset, vector);
         first = end;
       }
@@ -113,6 +115,7 @@ export class CompressedWriter {
   /** Takes bytes from the cluster that is not full; they may go on into the next one where that is free. */
   *#reserve(length: number): Co<number> {
     const { allocator, clusterSize } = this.#state;
+    yield* this.#state.file.tell("cluster_alloc_bytes");
     const room = this.#room;
     if (room !== undefined && room.end - room.offset >= length) {
       const hostOffset = room.offset;

@@ -49,6 +49,7 @@ export class L2Tables {
     const { length } = file;
     if (hostOffset >= length) throw corrupt(`L2 table ${l1Index} stands beyond the end of the image file`);
     const bytes = new Uint8Array(clusterSize);
+    yield* file.tell("l2_load");
     yield* file.read(hostOffset, IoVector.of(bytes.subarray(0, Math.min(clusterSize, length - hostOffset))));
     const table = makeTable(l1Index, hostOffset, bytes);
     l2.put(table);
@@ -61,6 +62,7 @@ export class L2Tables {
     const old = yield* this.#read(l1Index);
     const entry = readL1Entry(state.l1, l1Index, state.clusterSize);
     if (old !== undefined && entry.copied) return old;
+    if (old !== undefined) yield* state.file.tell("l2_alloc_cow_read");
     const { index } = yield* state.allocator.allocate(1);
     const hostOffset = index * state.clusterSize;
     const bytes = old === undefined ? new Uint8Array(state.clusterSize) : old.bytes.slice();

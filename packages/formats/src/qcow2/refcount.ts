@@ -66,6 +66,7 @@ export class Refcounts {
     const hostOffset = this.table[blockIndex] as number;
     const file = this.#file();
     const bytes = new Uint8Array(this.clusterSize);
+    yield* file.tell("refblock_load");
     yield* file.read(hostOffset, IoVector.of(bytes.subarray(0, Math.min(bytes.length, file.length - hostOffset))));
     const table = makeTable(blockIndex, hostOffset, bytes);
     this.blocks.put(table);
@@ -105,6 +106,7 @@ export class Refcounts {
     const bytes = new Uint8Array(header.refcountTableClusters * 2 ** header.clusterBits);
     if (header.refcountTableOffset + bytes.length - file().length >= 2 ** header.clusterBits)
       throw new BlockError("EINVAL", "the refcount table stands beyond the end of the image file");
+    yield* file().tell("reftable_load");
     yield* readPadded(file(), header.refcountTableOffset, bytes);
     const view = new ByteView(bytes);
     const table = new Float64Array(bytes.length / 8);

@@ -74,11 +74,13 @@ function* growL1({ state, writeBack }: ResizeParts, length: number): Co<void> {
   const { l1Entries, l1Offset } = state.header;
   if (needed <= l1Entries) return;
   if (needed * 8 > L1_BYTES_MAX) throw new BlockError("EFBIG", "Failed to grow the L1 table: File too large");
+  yield* file.tell("l1_grow_alloc_table");
   const run = yield* allocator.allocateTable(Math.ceil((needed * 8) / clusterSize));
   const bytes = new Uint8Array(run.count * clusterSize);
   bytes.set(new Uint8Array(state.l1.buffer, state.l1.byteOffset, state.l1.byteLength));
   const offset = run.index * clusterSize;
   try {
+    yield* file.tell("l1_grow_write_table");
     yield* file.write(offset, IoVector.of(bytes));
     // Its clusters are counted, and it is there, before the header points at it.
     yield* writeBack.flush();
@@ -89,6 +91,7 @@ function* growL1({ state, writeBack }: ResizeParts, length: number): Co<void> {
   const pointer = new ByteView(new Uint8Array(12));
   pointer.setU32be(0, needed);
   pointer.setU64be(4, offset);
+  yield* file.tell("l1_grow_activate_table");
   yield* file.write(HEADER_L1, IoVector.of(pointer.bytes));
   yield* file.flush();
   state.header = { ...state.header, l1Entries: needed, l1Offset: offset };

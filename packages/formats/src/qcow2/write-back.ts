@@ -148,6 +148,7 @@ export class WriteBack {
     const pointer = new ByteView(new Uint8Array(12));
     pointer.setU64be(0, refcounts.tableOffset);
     pointer.setU32be(8, (refcounts.table.length * 8) / clusterSize);
+    yield* file.tell("refblock_alloc_switch_table");
     yield* file.write(HEADER_REFCOUNT_TABLE, IoVector.of(pointer.bytes));
     yield* file.flush();
     // More may have been replaced during the wait.
@@ -162,11 +163,13 @@ export class WriteBack {
   *#listBlocks(): Co<void> {
     const { refcounts, file } = this.#state;
     const blocks = [...refcounts.unlisted];
+    yield* file.tell("refblock_alloc_write");
     for (const block of blocks) yield* file.write(block.hostOffset, IoVector.of(block.bytes.slice()));
     yield* file.flush();
     for (const block of blocks) {
       const entry = new ByteView(new Uint8Array(8));
       entry.setU64be(0, block.hostOffset);
+      yield* file.tell("refblock_alloc_hookup");
       yield* file.write(refcounts.tableOffset + block.index * 8, IoVector.of(entry.bytes));
       refcounts.unlisted.delete(block);
     }
@@ -193,6 +196,7 @@ export class WriteBack {
       if (!isLazy) yield* this.#writeRefcounts();
       for (const { table, bytes, fresh } of tables) {
         if (!fresh) continue;
+        yield* file.tell("l2_alloc_write");
         yield* file.write(table.hostOffset, IoVector.of(bytes));
         table.fresh = false;
       }
@@ -202,8 +206,15 @@ export class WriteBack {
         return false;
       }
       yield* file.flush();
-      for (const { table, bytes, fresh } of tables) if (!fresh) yield* file.write(table.hostOffset, IoVector.of(bytes));
-      for (const { index, bytes } of l1Sectors) yield* file.write(this.#l1SectorOffset(index), IoVector.of(bytes));
+      for (const { table, bytes, fresh } of tables) {
+        if (fresh) continue;
+        yield* file.tell("l2_update");
+        yield* file.write(table.hostOffset, IoVector.of(bytes));
+      }
+      for (const { index, bytes } of l1Sectors) {
+        yield* file.tell("l1_update");
+        yield* file.write(this.#l1SectorOffset(index), IoVector.of(bytes));
+      }
       yield* file.flush();
     } catch (error) {
       this.#putBack(snapshot);
@@ -221,6 +232,7 @@ export class WriteBack {
       refcounts.blocks.markClean(block);
       block.writing = true;
       try {
+        yield* file.tell("refblock_update_part");
         yield* file.write(block.hostOffset, IoVector.of(block.bytes.slice()));
       } catch (error) {
         refcounts.blocks.markDirty(block);

@@ -48,11 +48,13 @@ class RawDriver implements BlockDriver {
 
   *read(offset: number, vector: IoVector): Co<void> {
     const present = Math.max(0, Math.min(vector.length, this.#file.length - offset));
+    if (this.#file.driver.debugEvent !== undefined) yield* this.#file.tell("read_aio");
     if (present > 0) yield* this.#file.read(offset, vector.slice(0, present));
     if (present < vector.length) vector.slice(present, vector.length - present).fill(0);
   }
   *write(offset: number, vector: IoVector): Co<void> {
     if (offset < PROBE_BYTES && this.#probe !== undefined) yield* this.#checkHead(offset, vector);
+    if (this.#file.driver.debugEvent !== undefined) yield* this.#file.tell("write_aio");
     yield* this.#file.write(offset, vector);
   }
   writeZeroes(offset: number, length: number, flags: WriteFlags): Co<void> {

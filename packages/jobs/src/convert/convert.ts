@@ -8,6 +8,7 @@ import {
   BlockError,
   type Co,
   CoMutex,
+  errnoText,
   isBlockError,
   join,
   KiB,
@@ -17,7 +18,6 @@ import {
   until,
 } from "@spindle/base";
 import { type BlockNode, backingOf, type Environment, IoVector, type WriteFlags } from "@spindle/block";
-import { errnoText } from "../errno-text.ts";
 import { RateLimit } from "../rate-limit.ts";
 import type { Compressor, CreateCompressor, PieceCompressor } from "./compressor.ts";
 import { ConvertPlan, type Piece } from "./convert-plan.ts";

@@ -1,7 +1,6 @@
 /** `spindle check`: what is wrong with an image, and its repair. */
-import { BlockError, isBlockError } from "@spindle/base";
+import { BlockError, errnoText, isBlockError } from "@spindle/base";
 import type { Repair } from "@spindle/block";
-import { errnoText } from "@spindle/jobs";
 import { type CheckImageOptions, checkImage, type ImageCheck, NoCheckError } from "spindle";
 import { type Command, defineCommand, UsageError } from "../command.ts";
 import { EXIT_CHECK_CORRUPT, EXIT_CHECK_LEAKS, EXIT_CHECK_UNSUPPORTED, EXIT_FAILURE, EXIT_OK } from "../exit-codes.ts";

@@ -1,7 +1,6 @@
 /** `spindle snapshot`: the states of a disk that its image keeps inside of itself. */
 import { constants } from "node:os";
-import { BlockError, isBlockError } from "@spindle/base";
-import { errnoText } from "@spindle/jobs";
+import { BlockError, errnoText, isBlockError } from "@spindle/base";
 import { type Disk, openDisk } from "spindle";
 import { type Command, defineCommand, UsageError } from "../command.ts";
 import { EXIT_OK } from "../exit-codes.ts";

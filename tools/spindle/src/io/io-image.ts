@@ -2,10 +2,18 @@
  * The image that the shell has open, and the requests on it. Buffers are bounded: a pattern is written from one piece of
  * memory again and again, and long reads come in pieces.
  */
-import { BlockError, type Co } from "@spindle/base";
-import { type BlockNode, type Extent, IoVector, type Preallocation, skipFilters } from "@spindle/block";
+import { BlockError, type Co, errnoText, until } from "@spindle/base";
+import {
+  type BlockNode,
+  type Breakpoints,
+  type Extent,
+  IoVector,
+  type Preallocation,
+  skipFilters,
+} from "@spindle/block";
 import type { Session } from "spindle";
 import { type ImageName, openByName } from "../image-name.ts";
+import { CommandFailure } from "./io-command.ts";
 import type { OpenMode } from "./open-mode.ts";
 import { openSnapshot } from "./snapshot-file.ts";
 
@@ -67,6 +75,25 @@ export class IoImage {
   /** The node of the image itself, below what the mode has put on it. */
   get image(): BlockNode {
     return skipFilters(this.node);
+  }
+
+  /** Where requests can be stopped: at the first node that knows how to, from the top. */
+  get breakpoints(): Breakpoints | undefined {
+    for (let node: BlockNode | null = this.node; node !== null; node = node.children.file)
+      if (node.driver.breakpoints !== undefined) return node.driver.breakpoints;
+    return undefined;
+  }
+
+  /** Looks again at all that waits: something was changed that is no end of a request. */
+  wake(): void {
+    this.#session.runner.wake();
+  }
+
+  /** Waits until a request has stopped. @throws {CommandFailure} when none ever can. */
+  async waitForBreak(tag: string): Promise<void> {
+    const { breakpoints } = this;
+    if (breakpoints === undefined) throw new CommandFailure(`Could not wait for request: ${errnoText("ENOTSUP")}`);
+    await this.#session.run(until(() => breakpoints.isSuspended(tag)));
   }
 
   /** Reads a range piece by piece. The buffer that `seen` gets is used again for the next one. */

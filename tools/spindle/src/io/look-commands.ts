@@ -1,6 +1,5 @@
 /** `length`, `info`, `alloc` and `map`: what can be said of the image without reading its data. */
-import { SECTOR_SIZE } from "@spindle/base";
-import { errnoText } from "@spindle/jobs";
+import { errnoText, SECTOR_SIZE } from "@spindle/base";
 import { dictionaryLines } from "../dictionary-lines.ts";
 import { CommandFailure, type ImageCommand } from "./io-command.ts";
 import { ioSize } from "./io-number.ts";

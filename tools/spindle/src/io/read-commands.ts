@@ -1,6 +1,5 @@
 /** `read`, `readv` and `aio_read`. */
-import { SECTOR_SIZE } from "@spindle/base";
-import { errnoText } from "@spindle/jobs";
+import { errnoText, SECTOR_SIZE } from "@spindle/base";
 import { CommandFailure, CommandMisuse, type ImageCommand } from "./io-command.ts";
 import type { IoImage } from "./io-image.ts";
 import { bufferLengths, ioPattern, ioSize, REQUEST_BYTES_MAX } from "./io-number.ts";

@@ -1,7 +1,6 @@
 /** `discard`, `flush`, `aio_flush` and `truncate`. */
-import { isBlockError } from "@spindle/base";
+import { errnoText, isBlockError } from "@spindle/base";
 import type { Preallocation } from "@spindle/block";
-import { errnoText } from "@spindle/jobs";
 import { CommandFailure, CommandMisuse, type ImageCommand } from "./io-command.ts";
 import { ioSize, REQUEST_BYTES_MAX } from "./io-number.ts";
 import { failureCode, timed } from "./request.ts";

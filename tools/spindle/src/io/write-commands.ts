@@ -1,7 +1,7 @@
 /** `write`, `writev` and `aio_write`. */
 import { readFileSync } from "node:fs";
+import { errnoText } from "@spindle/base";
 import type { IoVector } from "@spindle/block";
-import { errnoText } from "@spindle/jobs";
 import { CommandFailure, CommandMisuse, type ImageCommand } from "./io-command.ts";
 import { type IoImage, patternVector, repeated } from "./io-image.ts";
 import { bufferLengths, ioPattern, ioSize, REQUEST_BYTES_MAX } from "./io-number.ts";

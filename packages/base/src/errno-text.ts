@@ -1,5 +1,5 @@
-/** The texts that the C library gives to errno values: jobs report their failure to monitors in these words. */
-import type { ErrnoName } from "@spindle/base";
+/** The texts that the C library gives to errno values: what users of QEMU read where a request or a job has failed. */
+import type { ErrnoName } from "./errors.ts";
 
 const ERRNO_TEXTS: Readonly<Record<ErrnoName, string>> = {
   EACCES: "Permission denied",
@@ -24,4 +24,30 @@ const ERRNO_TEXTS: Readonly<Record<ErrnoName, string>> = {
 /** The text of `strerror` for an errno name, such as `Input/output error`. */
 export function errnoText(code: ErrnoName): string {
   return ERRNO_TEXTS[code];
+}
+
+/** The errno values of Linux. */
+const ERRNO_NUMBERS: Readonly<Record<number, ErrnoName>> = {
+  1: "EPERM",
+  2: "ENOENT",
+  5: "EIO",
+  11: "EAGAIN",
+  13: "EACCES",
+  16: "EBUSY",
+  17: "EEXIST",
+  21: "EISDIR",
+  22: "EINVAL",
+  27: "EFBIG",
+  28: "ENOSPC",
+  30: "EROFS",
+  35: "EDEADLK",
+  95: "ENOTSUP",
+  110: "ETIMEDOUT",
+  123: "ENOMEDIUM",
+  125: "ECANCELED",
+};
+
+/** The name of an errno value of Linux; undefined for those that the block layer does not tell apart. */
+export function errnoName(number: number): ErrnoName | undefined {
+  return ERRNO_NUMBERS[number];
 }
