@@ -3,12 +3,8 @@
 /** The commands of one run, behind the options. */
 export type Case = readonly [title: string, options: string, ...commands: string[]];
 
-/** The first write fails, and what is written after the second one that is told of. */
+/** The second write fails. */
 export const RULES = `# Rules of blkdebug.
-[inject-error]
-event = "write_aio"
-once = "on"
-
 [set-state]
 event = "write_aio"
 state = "1"
@@ -18,7 +14,7 @@ new_state = "2"
 event = "write_aio"
 state = "2"
 errno = "28"
-iotype = "write"
+once = "on"
 `;
 
 export const CASES: readonly Case[] = [
@@ -147,6 +143,19 @@ export const CASES: readonly Case[] = [
     "read -b 0 64k",
     "write -b 1 64k",
     "read -b 0 1",
+  ],
+  [
+    "keeps the state of a machine behind the disk",
+    "disk.qcow2",
+    "write -b -P 7 0 128k",
+    "write -b -P 8 1000448 70144",
+    "write -P 9 0 64k",
+    "read -b -P 7 0 128k",
+    "read -b -P 8 1000448 70144",
+    "read -b -P 0 128k 500k",
+    "read -b -v 130560 1k",
+    "write -b 1 512",
+    "map",
   ],
   [
     "writes what a file holds",

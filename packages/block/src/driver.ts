@@ -118,6 +118,10 @@ export interface BlockDriver {
   readonly snapshots?: InternalSnapshots;
   /** Where the state of a machine stands that snapshots of it keep: behind the disk. */
   machineStateOffset?(): number;
+  /** Reads from byte `offset` of that state on; what was never written is zeros. */
+  readMachineState?(offset: number, vector: IoVector): Co<void>;
+  /** Writes to it; nothing else is in flight. */
+  writeMachineState?(offset: number, vector: IoVector): Co<void>;
   /** Facts for `info`, with qemu-img's JSON keys. */
   information?(): ImageInformation;
   /**

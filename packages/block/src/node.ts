@@ -201,6 +201,32 @@ export class BlockNode {
     }
   }
 
+  /**
+   * Reads the state of a machine, which stands in the image behind the disk, from byte `offset` of it on.
+   * @throws {BlockError} ENOTSUP when images of this format have none.
+   */
+  *readMachineState(offset: number, vector: IoVector): Co<void> {
+    const { driver } = this;
+    if (driver.readMachineState !== undefined) return yield* driver.readMachineState(offset, vector);
+    yield* this.#machineStateBelow("read").readMachineState(offset, vector);
+  }
+
+  /** Writes to it while nothing else is in flight. @throws {BlockError} as {@link readMachineState} does */
+  *writeMachineState(offset: number, vector: IoVector): Co<void> {
+    if (this.readOnly) throw this.#error("EROFS", "Block node is read-only", "write", offset, vector.length);
+    const { driver } = this;
+    if (driver.writeMachineState === undefined)
+      return yield* this.#machineStateBelow("write").writeMachineState(offset, vector);
+    yield* this.exclusively(function* () {
+      yield* driver.writeMachineState?.(offset, vector) ?? [];
+    });
+  }
+
+  #machineStateBelow(operation: string): BlockNode {
+    if (this.children.file !== null) return this.children.file;
+    throw this.#error("ENOTSUP", "the image cannot hold the state of a machine", operation, 0, 0);
+  }
+
   /** Makes a range read as zeros. */
   *writeZeroes(offset: number, length: number, flags: WriteFlags = {}, canceled?: () => boolean): Co<void> {
     this.#checkWritable("write zeroes", offset, length);
@@ -392,7 +418,13 @@ export class BlockNode {
     throw this.#error("EINVAL", `${operation} beyond the end of '${this.name}'`, operation, offset, length);
   }
 
-  #error(code: "EROFS" | "EINVAL", message: string, operation: string, offset: number, length: number): BlockError {
+  #error(
+    code: "EROFS" | "EINVAL" | "ENOTSUP",
+    message: string,
+    operation: string,
+    offset: number,
+    length: number,
+  ): BlockError {
     return new BlockError(code, message, { node: this.name, operation, offset, length });
   }
 }

@@ -46,8 +46,10 @@ export class Allocator {
     yield* this.#file().tell("cluster_alloc");
     yield* this.#mutex.lock();
     try {
+      const run = yield* this.#allocate(count);
       yield* this.#file().tell("refblock_alloc");
-      return yield* this.#allocate(count);
+      yield* this.#file().tell("refblock_load");
+      return run;
     } finally {
       this.#mutex.unlock();
     }

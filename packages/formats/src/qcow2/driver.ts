@@ -1,5 +1,5 @@
 /** Driver `qcow2`: opens an image and puts its parts together. docs/formats/qcow2.md tells what is supported. */
-import { alignUp, BlockError, type Co } from "@spindle/base";
+import { alignUp, BlockError, type Co, errnoText, isBlockError } from "@spindle/base";
 import {
   type BackingFile,
   type BlockDriver,
@@ -38,7 +38,7 @@ import { readPadded } from "./padded-read.ts";
 import { preallocateClusters } from "./preallocate.ts";
 import { readHeader } from "./read-header.ts";
 import { Refcounts } from "./refcount.ts";
-import { emptyImage, resizeImage } from "./resize.ts";
+import { emptyImage, growL1, resizeImage } from "./resize.ts";
 import { Qcow2Snapshots, type SnapshotParts } from "./snapshot.ts";
 import { NO_SNAPSHOTS, readSnapshotMetadata } from "./snapshot-metadata.ts";
 import { WriteBack } from "./write-back.ts";
@@ -54,6 +54,8 @@ class Qcow2Driver implements BlockDriver {
   readonly snapshots: Qcow2Snapshots;
   readonly #state: ImageState;
   readonly #image: ClusterImage;
+  /** The same clusters, behind the disk and without anything below them. */
+  readonly #machineState: ClusterImage;
   readonly #writeBack: WriteBack;
   readonly #readOnly: boolean;
   readonly #corruption: Corruption;
@@ -68,6 +70,8 @@ class Qcow2Driver implements BlockDriver {
     this.snapshots = snapshots;
     this.#corruption = parts.corruption;
     this.#image = new ClusterImage(this.clusters, state.children, () => state.header.size);
+    const alone = { file: state.file, backing: null };
+    this.#machineState = new ClusterImage(this.clusters, alone, () => Number.MAX_SAFE_INTEGER);
   }
 
   static *open(state: ImageState, readOnly: boolean, corruption: Corruption): Co<Qcow2Driver> {
@@ -160,16 +164,43 @@ class Qcow2Driver implements BlockDriver {
   *close(): Co<void> {
     // Of an image that was found corrupt, nothing more is written.
     if (this.#readOnly || this.#state.isDamaged) return;
-    yield* this.flush();
+    // Both are tried, and each tells of its failure, as in QEMU.
+    const failures = [
+      yield* failureOf("the L2 table cache", this.#flushTables()),
+      yield* failureOf("the refcount block cache", this.#settle()),
+    ].filter((error) => error !== undefined);
+    const [first] = failures;
+    if (first !== undefined) throw new BlockError(first.code, failures.map(({ message }) => message).join("\n"));
+    yield* this.#writeBack.markClean();
+  }
+
+  #flushTables(): Co<void> {
+    const { l2, dirtyL1, file } = this.#state;
+    return l2.dirtyCount + dirtyL1.size > 0 ? this.flush() : file.flush();
+  }
+
+  *#settle(): Co<void> {
     // Nothing is in flight any more: what was freed last is counted down too.
     yield* this.#writeBack.reclaim();
     yield* this.#corruption.watch(this.#writeBack.settle());
-    yield* this.#writeBack.markClean();
   }
 
   /** The first L2 table's range that the disk leaves free. */
   machineStateOffset(): number {
     return alignUp(this.length(), this.clusterSize * (this.clusterSize / L2_ENTRY_BYTES));
+  }
+
+  *readMachineState(offset: number, vector: IoVector): Co<void> {
+    yield* this.#state.file.tell("vmstate_load");
+    yield* this.#machineState.read(this.machineStateOffset() + offset, vector);
+  }
+  writeMachineState(offset: number, vector: IoVector): Co<void> {
+    return this.#corruption.watch(this.#writeMachineState(this.machineStateOffset() + offset, vector));
+  }
+  *#writeMachineState(offset: number, vector: IoVector): Co<void> {
+    yield* this.#state.file.tell("vmstate_save");
+    yield* growL1({ state: this.#state, writeBack: this.#writeBack }, offset + vector.length);
+    yield* this.#machineState.write(offset, vector);
   }
 
   information(): ImageInformation {
@@ -195,6 +226,17 @@ class Qcow2Driver implements BlockDriver {
 
   shareableOptions(): Readonly<Record<string, unknown>> {
     return {};
+  }
+}
+
+/** The error with which a part of the memory does not reach the file, in QEMU's words. */
+function* failureOf(part: string, work: Co<void>): Co<BlockError | undefined> {
+  try {
+    yield* work;
+    return undefined;
+  } catch (error) {
+    if (!isBlockError(error)) throw error;
+    return new BlockError(error.code, `Failed to flush ${part}: ${errnoText(error.code)}`, error.context, error);
   }
 }
 

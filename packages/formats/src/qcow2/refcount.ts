@@ -66,7 +66,6 @@ export class Refcounts {
     const hostOffset = this.table[blockIndex] as number;
     const file = this.#file();
     const bytes = new Uint8Array(this.clusterSize);
-    yield* file.tell("refblock_load");
     yield* file.read(hostOffset, IoVector.of(bytes.subarray(0, Math.min(bytes.length, file.length - hostOffset))));
     const table = makeTable(blockIndex, hostOffset, bytes);
     this.blocks.put(table);

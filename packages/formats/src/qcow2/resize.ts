@@ -67,8 +67,8 @@ function* zeroAdded({ state, map, writeZeroes }: ResizeParts, from: number, to: 
   if (shown > from) yield* writeZeroes(from, shown - from);
 }
 
-/** Moves the L1 table to where a longer one has room. */
-function* growL1({ state, writeBack }: ResizeParts, length: number): Co<void> {
+/** Moves the L1 table to where a longer one has room, unless it reaches to `length` already. Nothing else is in flight. */
+export function* growL1({ state, writeBack }: Pick<ResizeParts, "state" | "writeBack">, length: number): Co<void> {
   const { clusterSize, entriesPerTable, allocator, file, metadata } = state;
   const needed = Math.ceil(length / (clusterSize * entriesPerTable));
   const { l1Entries, l1Offset } = state.header;

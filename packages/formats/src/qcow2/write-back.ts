@@ -197,6 +197,7 @@ export class WriteBack {
       for (const { table, bytes, fresh } of tables) {
         if (!fresh) continue;
         yield* file.tell("l2_alloc_write");
+        yield* file.tell("l2_update");
         yield* file.write(table.hostOffset, IoVector.of(bytes));
         table.fresh = false;
       }

@@ -48,6 +48,7 @@ export const io: Command = defineCommand({
     }
     if (commands.length === 0) await converse(shell);
     for (const command of commands) if (!shell.ended) await shell.run(command);
+    await shell.attempt(() => shell.close());
     return shell.failed ? EXIT_FAILURE : EXIT_OK;
   },
 });

@@ -28,6 +28,11 @@ export interface ZeroFlags {
   readonly noFallback: boolean;
 }
 
+/** Takes a piece of what was read, and where it begins. */
+type SeeBytes = (bytes: Uint8Array, at: number) => void;
+
+type ReadPiece = (at: number, piece: IoVector) => Co<void>;
+
 export class IoImage {
   readonly name: ImageName;
   readonly mode: OpenMode;
@@ -97,12 +102,21 @@ export class IoImage {
   }
 
   /** Reads a range piece by piece. The buffer that `seen` gets is used again for the next one. */
-  async read(offset: number, length: number, seen: (bytes: Uint8Array, at: number) => void): Promise<void> {
+  async read(offset: number, length: number, seen: SeeBytes): Promise<void> {
     this.#checkRange(offset, length);
+    await this.#readPieces(offset, length, seen, (at, piece) => this.node.read(at, piece));
+  }
+
+  /** The same of a machine's state, which stands behind the disk. @throws {BlockError} ENOTSUP when there is none. */
+  async readState(offset: number, length: number, seen: SeeBytes): Promise<void> {
+    await this.#readPieces(offset, length, seen, (at, piece) => this.node.readMachineState(at, piece));
+  }
+
+  async #readPieces(offset: number, length: number, seen: SeeBytes, read: ReadPiece): Promise<void> {
     const buffer = new Uint8Array(Math.min(length, PIECE_BYTES));
     for (let done = 0; done < length; ) {
       const piece = buffer.subarray(0, Math.min(buffer.length, length - done));
-      await this.#session.run(this.node.read(offset + done, IoVector.of(piece)));
+      await this.#session.run(read(offset + done, IoVector.of(piece)));
       seen(piece, offset + done);
       done += piece.length;
     }
@@ -111,6 +125,12 @@ export class IoImage {
   async write(offset: number, vector: IoVector, fua: boolean): Promise<void> {
     this.#checkRange(offset, vector.length);
     await this.#session.run(this.node.write(offset, vector, { fua: fua || this.mode.writethrough }));
+  }
+
+  /** @throws {BlockError} ENOTSUP when the image has no place for the state of a machine. */
+  async writeState(offset: number, vector: IoVector): Promise<void> {
+    await this.#session.run(this.node.writeMachineState(offset, vector));
+    if (this.mode.writethrough) await this.flush();
   }
 
   /** Cluster by cluster. @throws {BlockError} EINVAL when the range cuts a cluster that does not end with the disk. */

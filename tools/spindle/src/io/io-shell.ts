@@ -139,7 +139,9 @@ export class IoShell implements AsyncDisposable {
   #tell({ kind, message }: CommandFailure): void {
     if (message === "") return;
     if (kind === "output") this.print(`${message}\n`);
-    else this.#output.complain(`${kind === "report" ? `${programName()}: ` : ""}${message}\n`);
+    else
+      for (const line of message.split("\n"))
+        this.#output.complain(`${kind === "report" ? `${programName()}: ` : ""}${line}\n`);
   }
 
   /** Closes the image, and puts out what is held back. */

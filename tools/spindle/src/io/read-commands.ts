@@ -17,21 +17,25 @@ interface ReadRequest {
   readonly terse: boolean;
   /** What stands before a failure. */
   readonly verb: string;
+  /** What is read is no part of the disk, but the state of a machine. */
+  readonly isState?: boolean;
 }
 
 /** Reads, verifies, dumps and reports. @returns whether all was as it was expected. */
 async function readAndReport(shell: IoShell, image: IoImage, request: ReadRequest): Promise<boolean> {
-  const { offset, length, expected, dump, quiet, terse, verb } = request;
+  const { offset, length, expected, dump, quiet, terse, verb, isState = false } = request;
+  const readAll = (seen: (bytes: Uint8Array, at: number) => void): Promise<void> =>
+    isState ? image.readState(offset, length, seen) : image.read(offset, length, seen);
   let matches = true;
   const verify = (bytes: Uint8Array, at: number): void => {
     if (expected === undefined) return;
     const start = Math.max(0, offset + expected.start - at);
     const end = offset + expected.start + expected.length - at;
-    if (bytes.subarray(start, Math.max(start, end)).some((byte) => byte !== expected.pattern)) matches = false;
+    if (!isPattern(bytes.subarray(start, Math.max(start, end)), expected.pattern)) matches = false;
   };
   let milliseconds: number;
   try {
-    milliseconds = await timed(() => image.read(offset, length, verify));
+    milliseconds = await timed(() => readAll(verify));
   } catch (error) {
     shell.print(`${verb} failed: ${errnoText(failureCode(error))}\n`);
     return false;
@@ -40,9 +44,14 @@ async function readAndReport(shell: IoShell, image: IoImage, request: ReadReques
     shell.print(`Pattern verification failed at offset ${offset + expected.start}, ${expected.length} bytes\n`);
   if (quiet) return matches;
   // Read a second time, so that a long range need not be kept.
-  if (dump) await image.read(offset, length, (bytes, at) => shell.print(dumpLines(bytes, at)));
+  if (dump) await readAll((bytes, at) => shell.print(dumpLines(bytes, at)));
   shell.report({ verb: "read", offset, length, milliseconds, terse });
   return matches;
+}
+
+/** Whether every byte is this one: where the first is, and each is as the one before it. */
+function isPattern(bytes: Uint8Array, pattern: number): boolean {
+  return bytes.length === 0 || (bytes[0] === pattern && Buffer.compare(bytes.subarray(1), bytes.subarray(0, -1)) === 0);
 }
 
 export const read: ImageCommand = {
@@ -76,7 +85,7 @@ export const read: ImageCommand = {
     const count = given.get("l") ?? length - start;
     if (count < 0 || start + count > length)
       throw new CommandFailure("pattern verification range exceeds end of read data");
-    if (given.has("b")) refuseState("read", offset, length);
+    if (given.has("b")) checkSectors(offset, length);
     const pattern = given.get("P");
     const ok = await readAndReport(shell, image, {
       offset,
@@ -86,6 +95,7 @@ export const read: ImageCommand = {
       quiet: given.has("q"),
       terse: given.has("C"),
       verb: "read",
+      isState: given.has("b"),
     });
     if (!ok) throw new CommandFailure("");
   },
@@ -94,12 +104,6 @@ export const read: ImageCommand = {
 function parsed(letter: string, value: string): number {
   if (letter === "P") return ioPattern(value);
   return letter === "l" || letter === "s" ? ioSize(value) : 1;
-}
-
-/** No image here has the state of a machine. @throws {CommandFailure} always. */
-export function refuseState(verb: string, offset: number, length: number): never {
-  checkSectors(offset, length);
-  throw new CommandFailure(`${verb} failed: ${errnoText("ENOTSUP")}`);
 }
 
 /** @throws {CommandFailure} when one of them is not a whole number of sectors. */

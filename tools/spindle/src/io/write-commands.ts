@@ -6,7 +6,7 @@ import { CommandFailure, CommandMisuse, type ImageCommand } from "./io-command.t
 import { type IoImage, patternVector, repeated } from "./io-image.ts";
 import { bufferLengths, ioPattern, ioSize, REQUEST_BYTES_MAX } from "./io-number.ts";
 import type { IoShell } from "./io-shell.ts";
-import { checkSectors, refuseState } from "./read-commands.ts";
+import { checkSectors } from "./read-commands.ts";
 import { failureCode, timed } from "./request.ts";
 
 const PATTERN_DEFAULT = 0xcd;
@@ -65,8 +65,7 @@ export const write: ImageCommand = {
     const length = ioSize(lengthText);
     if (length > REQUEST_BYTES_MAX && !given.has("n"))
       throw new CommandFailure(`length cannot exceed ${REQUEST_BYTES_MAX} without -n, given ${lengthText}`);
-    if (given.has("b")) refuseState("write", offset, length);
-    if (given.has("c")) checkSectors(offset, length);
+    if (given.has("b") || given.has("c")) checkSectors(offset, length);
     const ok = await writeAndReport(shell, image, {
       offset,
       length,
@@ -105,6 +104,7 @@ function writer(
     typeof source === "string"
       ? fileVector(source, length)
       : patternVector(length, (given.get("P") as number | undefined) ?? PATTERN_DEFAULT);
+  if (given.has("b")) return (image) => image.writeState(offset, vector);
   return given.has("c")
     ? (image) => image.writeCompressed(offset, vector)
     : (image) => image.write(offset, vector, fua);
