@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { type Co, SeededRandom } from "@spindle/base";
-import { type BlockNode, type DescriptorIo, DiskPort, IoVector, PortServer } from "@spindle/block";
+import { type BlockNode, type DescriptorIo, type DirtyBitmap, DiskPort, IoVector, PortServer } from "@spindle/block";
 import { descriptorIo, linuxCalls } from "@spindle/host-node";
 import { startStream } from "@spindle/jobs";
 import { ThreadTable } from "@spindle/shared-memory";
@@ -96,6 +96,44 @@ describe("a disk port", () => {
       await session.run(session.graph.remove(node.name));
     },
   );
+
+  it("overwrites nothing that a dirty bitmap would not see", async () => {
+    await using session = new Session({ workers: 0 });
+    const node = await overlay(session, "bitmaps");
+    const server = new PortServer(node, session.thread, session.runner);
+    const port = new DiskPort(server.open(), new ThreadTable(session.threads).attach(), descriptorIo);
+    const write = async (offset: number): Promise<void> => {
+      await session.run(port.write(offset, IoVector.of(new Uint8Array(4096).fill(1))));
+    };
+    for (const offset of [0, 8192, 65_536]) await write(offset);
+    const bitmaps: DirtyBitmap[] = [];
+    const addBitmap = (granularity: number): Promise<void> =>
+      session.run(
+        node.exclusively(function* () {
+          bitmaps.push(node.bitmaps.add({ name: `of ${granularity}`, granularity, persistent: false }));
+        }),
+      );
+    await addBitmap(65_536);
+    await addBitmap(4096);
+    for (const offset of [8192, 65_536, 8192]) await write(offset);
+    const [coarse, fine] = bitmaps as [DirtyBitmap, DirtyBitmap];
+    expect([...(await session.run(coarse.bits())).runs()]).toEqual([{ first: 0, end: 2 }]);
+    expect([...(await session.run(fine.bits())).runs()]).toEqual([
+      { first: 2, end: 3 },
+      { first: 16, end: 17 },
+    ]);
+    await session.run(
+      node.exclusively(function* () {
+        fine.enabled = false;
+        coarse.clear();
+      }),
+    );
+    const seen = countRequests(node);
+    for (let round = 0; round < 5; round++) await write(65_536 + 4096 * round);
+    expect([...(await session.run(coarse.bits())).runs()]).toEqual([{ first: 1, end: 2 }]);
+    expect(seen.count, "requests that the owner has heard of").toBe(1);
+    await session.run(server.close());
+  });
 
   it("has more requests under way than the owner takes at once, and mixes none up", async () => {
     await using session = new Session({ workers: 0 });

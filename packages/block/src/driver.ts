@@ -14,6 +14,7 @@
 import type { Co } from "@spindle/base";
 import type { ClusterMap } from "./cluster-map.ts";
 import type { Breakpoints, DebugEvent } from "./debug-event.ts";
+import type { DirtyBitmaps } from "./dirty-bitmaps.ts";
 import type { Extent } from "./extent.ts";
 import type { InternalSnapshots } from "./internal-snapshots.ts";
 import type { IoVector } from "./io-vector.ts";
@@ -116,6 +117,8 @@ export interface BlockDriver {
   readonly backingFile?: BackingFile | null;
   /** States of the disk that the image keeps inside of itself. */
   readonly snapshots?: InternalSnapshots;
+  /** The node's dirty bitmaps, for drivers whose images keep some: stored when the driver is closed. */
+  readonly bitmaps?: DirtyBitmaps;
   /** Where the state of a machine stands that snapshots of it keep: behind the disk. */
   machineStateOffset?(): number;
   /** Reads from byte `offset` of that state on; what was never written is zeros. */

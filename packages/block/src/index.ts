@@ -3,6 +3,8 @@ export { backingOf, type ChainExtent, chainOf, chainStatus, skipFilters } from "
 export type { CheckRequest, CheckResult, Repair } from "./check.ts";
 export type { Allocation, ClusterMap, Mapping, MappingKind } from "./cluster-map.ts";
 export type { BreakpointListener, Breakpoints, DebugEvent } from "./debug-event.ts";
+export { DirtyBitmap, type StoredBits } from "./dirty-bitmap.ts";
+export { type BitmapStorage, DirtyBitmaps, type NewBitmap } from "./dirty-bitmaps.ts";
 export { type DescriptorIo, DiskPort, type DiskPortHandle } from "./disk-port.ts";
 export type { BackingFile, BlockDriver, ImageInformation, Preallocation, WriteFlags } from "./driver.ts";
 export type { Codecs, Environment } from "./environment.ts";
@@ -33,5 +35,6 @@ export {
   type OptionType,
 } from "./registry.ts";
 export { closeShared, describeShared, openShared, type SharedDescription } from "./shared-description.ts";
+export { SparseBits } from "./sparse-bits.ts";
 export type { StorageClaim } from "./storage-claim.ts";
 export type { TrackedRange } from "./tracked-range.ts";

@@ -5,6 +5,7 @@
 import { alignDown, alignUp, assert, BlockError, type Co } from "@spindle/base";
 import { LockKind, type RangeLock } from "@spindle/shared-memory";
 import type { DebugEvent } from "./debug-event.ts";
+import { DirtyBitmaps } from "./dirty-bitmaps.ts";
 import type { BlockDriver, Preallocation, WriteFlags } from "./driver.ts";
 import type { Extent } from "./extent.ts";
 import { IoVector } from "./io-vector.ts";
@@ -48,6 +49,8 @@ export class BlockNode {
   readonly tracker: RangeLock | null;
   readonly filename: string | null;
   readonly probed: boolean;
+  /** What has been written: every write of this node marks those that are enabled. */
+  readonly bitmaps: DirtyBitmaps;
   /** Why the node may not be changed or removed now, such as `block device is in use by block job: stream`. */
   busyReason: string | null = null;
   /** Nodes and backends that use this one; a node in use is not removed. */
@@ -66,6 +69,9 @@ export class BlockNode {
     this.tracker = options.tracker;
     this.filename = options.filename ?? null;
     this.probed = options.probed === true;
+    const { clusterSize } = this.driver;
+    this.bitmaps =
+      this.driver.bitmaps ?? new DirtyBitmaps({ name: this.name, clusterSize, length: () => this.length }, null);
   }
 
   /** The length of the disk in bytes. */
@@ -177,6 +183,7 @@ export class BlockNode {
       throw new BlockError("ENOTSUP", `'${driver.name}' images cannot be compressed`, { node: this.name });
     const range = yield* this.track(LockKind.exclusiveWrite, offset, vector.length);
     try {
+      this.bitmaps.mark(offset, vector.length);
       yield* driver.writeCompressed(offset, vector);
     } finally {
       range.release();
@@ -195,6 +202,7 @@ export class BlockNode {
       throw new BlockError("ENOTSUP", `'${driver.name}' images cannot be compressed`, { node: this.name });
     const range = yield* this.track(LockKind.exclusiveWrite, offset, length);
     try {
+      this.bitmaps.mark(offset, length);
       yield* driver.writePacked(offset, clusters);
     } finally {
       range.release();
@@ -234,6 +242,7 @@ export class BlockNode {
       const range = yield* this.track(LockKind.exclusiveWrite, offset, length, canceled);
       try {
         this.#checkRange("write zeroes", offset, length);
+        this.bitmaps.mark(offset, length);
         yield* this.#alignedZeroes(offset, length, flags);
       } finally {
         range.release();
@@ -252,6 +261,7 @@ export class BlockNode {
     const range = yield* this.track(LockKind.exclusiveWrite, start, end - start, canceled);
     try {
       this.#checkRange("discard", offset, length);
+      this.bitmaps.mark(start, end - start);
       yield* this.driver.discard(start, end - start);
     } finally {
       range.release();
@@ -294,10 +304,15 @@ export class BlockNode {
    */
   *truncate(length: number, preallocation: Preallocation = "off"): Co<void> {
     if (this.readOnly) throw this.#error("EROFS", "Block node is read-only", "truncate", 0, length);
-    yield* this.exclusively(() => {
-      if (this.busyReason === null) return this.driver.truncate(length, preallocation);
+    yield* this.exclusively(() => this.#truncate(length, preallocation));
+  }
+
+  *#truncate(length: number, preallocation: Preallocation): Co<void> {
+    if (this.busyReason !== null)
       throw new BlockError("EBUSY", `Node '${this.name}' is busy: ${this.busyReason}`, { node: this.name });
-    });
+    this.bitmaps.checkResizable();
+    yield* this.driver.truncate(length, preallocation);
+    yield* this.bitmaps.truncate(length);
   }
 
   /**
@@ -336,6 +351,7 @@ export class BlockNode {
       if (this.driver.writesInPlace !== undefined) {
         if (!(yield* this.driver.writesInPlace(offset, vector.length))) return false;
       }
+      this.bitmaps.mark(offset, vector.length);
       yield* this.driver.write(offset, vector, flags);
       return true;
     } finally {
@@ -347,6 +363,7 @@ export class BlockNode {
     const range = yield* this.track(LockKind.exclusiveWrite, offset, vector.length, canceled);
     try {
       this.#checkRange("write", offset, vector.length);
+      this.bitmaps.mark(offset, vector.length);
       const padded = yield* this.#pad(offset, vector);
       yield* this.driver.write(padded.offset, padded.vector, flags);
     } finally {

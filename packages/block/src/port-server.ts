@@ -200,15 +200,23 @@ export class PortServer {
       if ((plain || this.#staysZero(extent)) && !extent.filtered) {
         const inPlace = extent.depth === 0 && plain && whole > 0 && !this.#node.readOnly;
         const writable = inPlace && (yield* this.#writesInPlace(offset, whole));
-        for (let at = 0; at < whole; at += unit)
+        for (let at = 0; at < whole; at += unit) {
+          const hostOffset = plain ? (extent.hostOffset as number) + at : 0;
           this.#mapping.set((offset + at) / unit, {
             descriptor: plain ? descriptor : ZERO_PLACE,
-            hostOffset: plain ? (extent.hostOffset as number) + at : 0,
-            writable,
+            hostOffset,
+            writable: writable && this.#marksNothing(offset + at, extent.file, hostOffset),
           });
+        }
       }
       offset += Math.max(whole, unit);
     }
+  }
+
+  /** Whether the owner need not hear of a write: all dirty bitmaps that it would mark are marked there. */
+  #marksNothing(offset: number, file: BlockNode | undefined, hostOffset: number): boolean {
+    const { unit } = this.#mapping;
+    return this.#node.bitmaps.covers(offset, unit) && file?.bitmaps.covers(hostOffset, unit) !== false;
   }
 
   /** Whether what the disk shows is what stands at the extent's place. In images, zeros may have kept the space of old data. */

@@ -161,19 +161,6 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("a qcow2 image th
     images.img("snapshot", "-d", "second", name);
     expectClean(name);
   });
-
-  it("loses its persistent bitmaps, and says so, when we open it for writing", () => {
-    create("bitmap.qcow2", "");
-    images.img("bitmap", "--add", "bitmap.qcow2", "b0");
-    const driver = images.load("bitmap.qcow2");
-    const node = openQcow2(driver);
-    // The bitmap's table and the directory.
-    expect(run(node.driver.reclaimLeaks!())).toBe(2);
-    run(node.driver.close());
-    images.store("bitmap.qcow2", driver);
-    expect(images.img("info", "bitmap.qcow2")).not.toContain("b0");
-    expectClean("bitmap.qcow2");
-  });
 });
 
 const CREATED: readonly (readonly [options: string, size: number])[] = [

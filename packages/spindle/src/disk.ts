@@ -7,9 +7,12 @@ import {
   Backend,
   type BlockNode,
   type BlockRequest,
+  type DirtyBitmap,
+  type DirtyBitmaps,
   type InternalSnapshot,
   type InternalSnapshots,
   IoVector,
+  type NewBitmap,
   type Preallocation,
   skipFilters,
 } from "@spindle/block";
@@ -141,14 +144,64 @@ export class Disk implements AsyncDisposable {
     await this.#changeSnapshots((snapshots) => snapshots.create(name, Math.floor(now / 1000), nanoseconds));
   }
 
-  /** Makes the disk what it was, length and content. @throws {BlockError} ENOENT when no snapshot has this id. */
+  /**
+   * Makes the disk what it was, length and content.
+   * @throws {BlockError} ENOENT when no snapshot has this id, EBUSY when there are dirty bitmaps, which could not follow.
+   */
   async applySnapshot(id: string): Promise<void> {
+    if (this.bitmaps().length > 0) throw new BlockError("EBUSY", "Device has active dirty bitmaps");
     await this.#changeSnapshots((snapshots) => snapshots.apply(id));
   }
 
   /** Gives a snapshot up, and the space that nothing else uses. @throws {BlockError} ENOENT when none has this id. */
   async removeSnapshot(id: string): Promise<void> {
     await this.#changeSnapshots((snapshots) => snapshots.remove(id));
+  }
+
+  /** The dirty bitmaps of the disk, in the order in which they were made; those of the image first. */
+  bitmaps(): readonly DirtyBitmap[] {
+    this.#checkOpen();
+    return skipFilters(this.#backend.node).bitmaps.list();
+  }
+
+  /**
+   * Begins to note what is written. A persistent bitmap is kept in the image when the disk is closed.
+   * @throws {BlockError} EEXIST, EINVAL for a name or granularity that cannot be, ENOTSUP when the image keeps none.
+   */
+  async addBitmap(bitmap: NewBitmap): Promise<void> {
+    await this.#changeBitmaps(function* (bitmaps) {
+      bitmaps.add(bitmap);
+    });
+  }
+
+  /** @throws {BlockError} ENOENT. */
+  async removeBitmap(name: string): Promise<void> {
+    await this.#changeBitmaps(function* (bitmaps) {
+      bitmaps.remove(name);
+    });
+  }
+
+  /** Nothing is marked any more. @throws {BlockError} ENOENT, EINVAL for one that was left in use. */
+  async clearBitmap(name: string): Promise<void> {
+    await this.#changeBitmaps(function* (bitmaps) {
+      bitmaps.findUsable(name).clear();
+    });
+  }
+
+  /** From now on writes mark it, or do not. @throws {BlockError} ENOENT, EINVAL for one that was left in use. */
+  async enableBitmap(name: string, enabled: boolean): Promise<void> {
+    await this.#changeBitmaps(function* (bitmaps) {
+      bitmaps.findUsable(name).enabled = enabled;
+    });
+  }
+
+  /**
+   * Marks in a bitmap what another one has marked, of this disk or of another one.
+   * @throws {BlockError} ENOENT, EINVAL for one that was left in use, or when the disks differ in length.
+   */
+  async mergeBitmap(name: string, source: string, from: Disk = this): Promise<void> {
+    const other = skipFilters(from.#backend.node).bitmaps;
+    await this.#changeBitmaps((bitmaps) => bitmaps.merge(name, other, source));
   }
 
   /** The runs of the disk, one after the other, and where each stands in the chain. */
@@ -224,6 +277,12 @@ export class Disk implements AsyncDisposable {
       throw new BlockError("ENOTSUP", `'${node.driver.name}' images keep no snapshots`, { node: node.name });
     if (node.readOnly) throw new BlockError("EROFS", "Block node is read-only", { node: node.name });
     await this.#run(node.exclusively(() => change(snapshots)));
+  }
+
+  async #changeBitmaps(change: (bitmaps: DirtyBitmaps) => Co<void>): Promise<void> {
+    const node = skipFilters(this.#backend.node);
+    if (node.readOnly) throw new BlockError("EROFS", "Block node is read-only", { node: node.name });
+    await this.#run(node.exclusively(() => change(node.bitmaps)));
   }
 
   #allocate(offset: number, length: number): Uint8Array {

@@ -58,6 +58,10 @@ export const COMMANDS: CommandTable = {
     summary: "make a disk longer or shorter",
     load: async () => (await import("./commands/resize.ts")).resize,
   },
+  bitmap: {
+    summary: "change the persistent bitmaps of an image",
+    load: async () => (await import("./commands/bitmap.ts")).bitmap,
+  },
   snapshot: {
     summary: "keep states of a disk inside of its image",
     load: async () => (await import("./commands/snapshot.ts")).snapshot,

@@ -42,8 +42,17 @@ export interface CommandDescription<O extends OptionSpecs> {
   readonly lastIsOperand?: true;
   /** Done instead, whatever the operands are, when it gives an exit code. */
   insteadOf?(values: OptionValues<O>): Promise<number> | undefined;
-  /** @returns the exit code. */
-  run(values: OptionValues<O>, operands: readonly string[]): Promise<number>;
+  /**
+   * @param given the options in the order of the command line, for commands to which it matters
+   * @returns the exit code.
+   */
+  run(values: OptionValues<O>, operands: readonly string[], given: readonly GivenOption[]): Promise<number>;
+}
+
+/** An option as it stands in the command line; a switch has no value. */
+export interface GivenOption {
+  readonly name: string;
+  readonly value: string | undefined;
 }
 
 export interface Command {
@@ -78,13 +87,13 @@ export function defineCommand<const O extends OptionSpecs>(description: CommandD
     usage: (program) => usageText(program, description),
     async run(argv) {
       const last = description.lastIsOperand === true ? argv.slice(-1) : [];
-      const { values, operands: others } = parse(description.options, argv.slice(0, argv.length - last.length));
+      const { values, operands: others, given } = parse(description.options, argv.slice(0, argv.length - last.length));
       const operands = [...others, ...last];
       const instead = description.insteadOf?.(values);
       if (instead !== undefined) return await instead;
       const { least, most, otherwise } = description.operandCount;
       if (operands.length < least || operands.length > most) throw new UsageError(otherwise);
-      return await description.run(values, operands);
+      return await description.run(values, operands, given);
     },
   };
 }
@@ -112,18 +121,21 @@ export function numberOption(name: string, text: string | undefined, least: numb
 function parse<O extends OptionSpecs>(
   specs: O,
   argv: readonly string[],
-): { values: OptionValues<O>; operands: string[] } {
+): { values: OptionValues<O>; operands: string[]; given: GivenOption[] } {
   const options = Object.fromEntries(Object.entries(specs).map(([name, spec]) => [name, parserOption(spec)]));
   const args = fullNames(Object.keys(specs), argv);
-  const parsed = understand(() => parseArgs({ args, options, allowPositionals: true }));
+  const parsed = understand(() => parseArgs({ args, options, allowPositionals: true, tokens: true }));
   const values: Record<string, unknown> = {};
   for (const [name, spec] of Object.entries(specs)) {
-    const given = parsed.values[name] as string | boolean | string[] | undefined;
-    if (spec.oneOf !== undefined && given !== undefined && !spec.oneOf.includes(given as string))
+    const value = parsed.values[name] as string | boolean | string[] | undefined;
+    if (spec.oneOf !== undefined && value !== undefined && !spec.oneOf.includes(value as string))
       throw new UsageError(`--${name} must be used with ${spec.oneOf.join(" or ")} as argument`);
-    values[name] = given ?? (spec.value === undefined ? false : spec.many === true ? [] : undefined);
+    values[name] = value ?? (spec.value === undefined ? false : spec.many === true ? [] : undefined);
   }
-  return { values: values as OptionValues<O>, operands: parsed.positionals };
+  const given = parsed.tokens.flatMap((token) =>
+    token.kind === "option" ? [{ name: token.name, value: token.value }] : [],
+  );
+  return { values: values as OptionValues<O>, operands: parsed.positionals, given };
 }
 
 /**

@@ -6,11 +6,11 @@ export function prettyJson(value: unknown, indent = ""): string {
   const inner = `${indent}    `;
   if (Array.isArray(value)) {
     const items = value.map((item) => `${inner}${prettyJson(item, inner)}`);
-    return items.length === 0 ? "[\n]" : `[\n${items.join(",\n")}\n${indent}]`;
+    return items.length === 0 ? `[\n${indent}]` : `[\n${items.join(",\n")}\n${indent}]`;
   }
   if (typeof value !== "object" || value === null) return writeJson(value);
   const members = value as Readonly<Record<string, unknown>>;
   const keys = dictionaryOrder(Object.keys(members).filter((key) => members[key] !== undefined));
   const lines = keys.map((key) => `${inner}${writeJson(key)}: ${prettyJson(members[key], inner)}`);
-  return keys.length === 0 ? "{\n}" : `{\n${lines.join(",\n")}\n${indent}}`;
+  return keys.length === 0 ? `{\n${indent}}` : `{\n${lines.join(",\n")}\n${indent}}`;
 }

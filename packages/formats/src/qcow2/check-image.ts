@@ -2,9 +2,8 @@
 import { BlockError, type Co } from "@spindle/base";
 import { type BlockNode, IoVector } from "@spindle/block";
 import { type BitmapDirectoryPlace, bitmapDirectoryPlace } from "./bitmap-directory.ts";
-import { EXTENSION_BITMAPS, QCOW2_AUTOCLEAR_BITMAPS, type Qcow2Header } from "./header.ts";
+import { QCOW2_AUTOCLEAR_BITMAPS, type Qcow2Header } from "./header.ts";
 import { readPadded } from "./padded-read.ts";
-import { readHead } from "./read-header.ts";
 import { refcountMost } from "./refcount.ts";
 
 /** Longer files are not checked, as QEMU does not. */
@@ -40,9 +39,9 @@ export class CheckedImage {
     const image = new CheckedImage(file, header);
     yield* image.readL1();
     yield* image.readRefcountTable();
-    const extension = (yield* readHead(file, header)).extensions.list.find(({ type }) => type === EXTENSION_BITMAPS);
-    if (extension !== undefined && (header.autoclear & QCOW2_AUTOCLEAR_BITMAPS) !== 0n)
-      image.bitmaps = bitmapDirectoryPlace(extension, image.clusterSize);
+    const { bitmapExtension, autoclear } = header;
+    if (bitmapExtension !== null && (autoclear & QCOW2_AUTOCLEAR_BITMAPS) !== 0n)
+      image.bitmaps = bitmapDirectoryPlace(bitmapExtension, image.clusterSize);
     if (image.fileClusters > CLUSTERS_MAX)
       throw new BlockError("EFBIG", "the image file has too many clusters to be checked");
     return image;

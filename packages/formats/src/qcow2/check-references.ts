@@ -3,7 +3,7 @@
  * the active state and of the snapshots, the snapshot table, the refcount table and its blocks, and what bitmaps have.
  */
 import { BlockError, ByteView, type Co } from "@spindle/base";
-import { type BitmapTable, readBitmapDirectory, readBitmapTable } from "./bitmap-directory.ts";
+import { ALL_ONES, type BitmapEntry, readBitmapDirectory, readBitmapTable } from "./bitmap-directory.ts";
 import type { CheckedImage } from "./check-image.ts";
 import { hexEntry, L2Walk } from "./check-l2.ts";
 import type { CheckTally } from "./check-tally.ts";
@@ -154,13 +154,14 @@ class ReferenceWalk {
       yield* this.#walkBitmap(table);
   }
 
-  *#walkBitmap(table: BitmapTable): Co<void> {
+  *#walkBitmap(table: BitmapEntry): Co<void> {
     const { file, clusterSize } = this.#image;
     this.#bitmapEntries += table.entries;
     if (this.#bitmapEntries > TABLE_ENTRIES_MAX)
       throw new BlockError("EFBIG", "the image's bitmap tables are too long to be checked");
     this.#counter.refer(table.offset, table.entries * 8);
-    for (const offset of yield* readBitmapTable(file, table, clusterSize)) this.#counter.refer(offset, clusterSize);
+    for (const place of yield* readBitmapTable(file, table, clusterSize))
+      if (place > ALL_ONES) this.#counter.refer(place, clusterSize);
   }
 
   #checkBlock(index: number): void {

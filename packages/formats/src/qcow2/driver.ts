@@ -1,10 +1,11 @@
 /** Driver `qcow2`: opens an image and puts its parts together. docs/formats/qcow2.md tells what is supported. */
-import { alignUp, BlockError, type Co, errnoText, isBlockError } from "@spindle/base";
+import { alignUp, BlockError, ByteView, type Co, errnoText, isBlockError } from "@spindle/base";
 import {
   type BackingFile,
   type BlockDriver,
   type BlockNode,
   type Children,
+  type DirtyBitmaps,
   type DriverDefinition,
   type Extent,
   type ImageInformation,
@@ -22,6 +23,7 @@ import { checkQcow2 } from "./check.ts";
 import { Corruption } from "./corruption.ts";
 import { createQcow2, parsePreallocation, QCOW2_CREATE_OPTIONS } from "./create.ts";
 import {
+  AUTOCLEAR_KEPT,
   type CompressionType,
   QCOW2_COMPAT_LAZY_REFCOUNTS,
   QCOW2_INCOMPAT_CORRUPT,
@@ -35,6 +37,7 @@ import { Qcow2ClusterMap } from "./mapping.ts";
 import { measureQcow2 } from "./measure.ts";
 import { collectMetadata, MetadataClusters } from "./metadata-clusters.ts";
 import { readPadded } from "./padded-read.ts";
+import { PersistentBitmaps } from "./persistent-bitmaps.ts";
 import { preallocateClusters } from "./preallocate.ts";
 import { readHeader } from "./read-header.ts";
 import { Refcounts } from "./refcount.ts";
@@ -52,6 +55,8 @@ class Qcow2Driver implements BlockDriver {
   readonly clusterSize: number;
   readonly clusters: Qcow2ClusterMap;
   readonly snapshots: Qcow2Snapshots;
+  readonly bitmaps: DirtyBitmaps;
+  readonly #persistent: PersistentBitmaps;
   readonly #state: ImageState;
   readonly #image: ClusterImage;
   /** The same clusters, behind the disk and without anything below them. */
@@ -60,8 +65,15 @@ class Qcow2Driver implements BlockDriver {
   readonly #readOnly: boolean;
   readonly #corruption: Corruption;
 
-  private constructor(parts: SnapshotParts, snapshots: Qcow2Snapshots, readOnly: boolean) {
+  private constructor(
+    parts: SnapshotParts,
+    snapshots: Qcow2Snapshots,
+    persistent: PersistentBitmaps,
+    readOnly: boolean,
+  ) {
     const { state } = parts;
+    this.#persistent = persistent;
+    this.bitmaps = persistent.bitmaps;
     this.#state = state;
     this.#readOnly = readOnly;
     this.clusterSize = state.clusterSize;
@@ -74,10 +86,13 @@ class Qcow2Driver implements BlockDriver {
     this.#machineState = new ClusterImage(this.clusters, alone, () => Number.MAX_SAFE_INTEGER);
   }
 
-  static *open(state: ImageState, readOnly: boolean, corruption: Corruption): Co<Qcow2Driver> {
+  static *open(state: ImageState, request: OpenRequest, corruption: Corruption): Co<Qcow2Driver> {
     const writeBack = new WriteBack(state);
     const parts = { state, writeBack, corruption, map: new Qcow2ClusterMap(state, writeBack, corruption) };
-    return new Qcow2Driver(parts, yield* Qcow2Snapshots.open(parts), readOnly);
+    const snapshots = yield* Qcow2Snapshots.open(parts);
+    const persistent = yield* PersistentBitmaps.open(state, request.nodeName);
+    if (!request.readOnly) yield* persistent.markInUse();
+    return new Qcow2Driver(parts, snapshots, persistent, request.readOnly);
   }
 
   get compression(): CompressionType {
@@ -171,6 +186,7 @@ class Qcow2Driver implements BlockDriver {
     ].filter((error) => error !== undefined);
     const [first] = failures;
     if (first !== undefined) throw new BlockError(first.code, failures.map(({ message }) => message).join("\n"));
+    yield* this.#corruption.watch(this.#persistent.store(this.#writeBack));
     yield* this.#writeBack.markClean();
   }
 
@@ -205,8 +221,10 @@ class Qcow2Driver implements BlockDriver {
 
   information(): ImageInformation {
     const { header } = this.#state;
+    const bitmaps = this.#persistent.information();
     const third = {
       "lazy-refcounts": (header.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS) !== 0n,
+      ...(bitmaps === undefined ? {} : { bitmaps }),
       corrupt: (header.incompatible & QCOW2_INCOMPAT_CORRUPT) !== 0n,
       "extended-l2": false,
     };
@@ -265,9 +283,9 @@ function* openQcow2(request: OpenRequest): Co<Qcow2Driver> {
     if ((header.incompatible & QCOW2_INCOMPAT_DIRTY) !== 0n) header = yield* repairDirty(file);
   }
   const state = yield* openState(request, header);
-  if (!request.readOnly) yield* clearAutoclear(file, header);
+  if (!request.readOnly) yield* clearAutoclear(state);
   const corruption = new Corruption(state, request.corrupted ?? (() => {}));
-  return yield* Qcow2Driver.open(state, request.readOnly, corruption);
+  return yield* Qcow2Driver.open(state, request, corruption);
 }
 
 /** A new image, which nobody else knows of. */
@@ -314,10 +332,15 @@ function* repairDirty(file: BlockNode): Co<Qcow2Header> {
 }
 
 /** Features that a writer does not keep up say so by their autoclear bits being cleared. */
-function* clearAutoclear(file: BlockNode, header: Qcow2Header): Co<void> {
-  if (header.version < 3 || header.autoclear === 0n) return;
-  yield* file.write(HEADER_AUTOCLEAR, IoVector.of(new Uint8Array(8)));
+function* clearAutoclear(state: ImageState): Co<void> {
+  const { header, file } = state;
+  const kept = header.autoclear & AUTOCLEAR_KEPT;
+  if (header.version < 3 || header.autoclear === kept) return;
+  const bits = new ByteView(new Uint8Array(8));
+  bits.setBigU64be(0, kept);
+  yield* file.write(HEADER_AUTOCLEAR, IoVector.of(bits.bytes));
   yield* file.flush();
+  state.header = { ...header, autoclear: kept };
 }
 
 function* openState(request: OpenRequest, header: Qcow2Header): Co<ImageState> {

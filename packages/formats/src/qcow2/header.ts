@@ -12,6 +12,8 @@ export const QCOW2_INCOMPAT_COMPRESSION = 8n;
 export const QCOW2_COMPAT_LAZY_REFCOUNTS = 1n;
 export const QCOW2_AUTOCLEAR_BITMAPS = 1n;
 const QCOW2_AUTOCLEAR_RAW_DATA = 2n;
+/** What these bits promise a writer keeps true; the others it clears. */
+export const AUTOCLEAR_KEPT: bigint = QCOW2_AUTOCLEAR_BITMAPS;
 
 const KNOWN_INCOMPATIBLE = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION;
 
@@ -48,6 +50,8 @@ export interface Qcow2Header {
   readonly refcountOrder: number;
   readonly headerLength: number;
   readonly compression: CompressionType;
+  /** What the header says of persistent bitmaps, whether it still holds or not; null when it says nothing. */
+  readonly bitmapExtension: Uint8Array | null;
   /** There are extensions of kinds that are not known, which may refer to clusters of their own. */
   readonly foreignExtensions: boolean;
 }
@@ -84,6 +88,7 @@ export function parseHeader(bytes: Uint8Array, forCheck = false): Qcow2Header {
     refcountTableClusters: view.u32be(56),
     snapshotCount: view.u32be(60),
     snapshotsOffset: parseSnapshotsOffset(view),
+    bitmapExtension: extensions.bitmaps,
     foreignExtensions: extensions.foreign,
     ...third,
   } as const;
@@ -140,6 +145,7 @@ function parseThird(view: ByteView, clusterBits: number): ThirdFields {
 interface Extensions {
   readonly backingFormat: string | null;
   readonly featureNames: ReadonlyMap<number, string>;
+  readonly bitmaps: Uint8Array | null;
   readonly foreign: boolean;
   readonly end: number;
 }
@@ -149,6 +155,7 @@ function parseExtensions(view: ByteView, start: number, clusterBits: number): Ex
   const limit = Math.min(view.length, 2 ** clusterBits, nameOffset === 0 ? Number.POSITIVE_INFINITY : nameOffset);
   let backingFormat: string | null = null;
   let featureNames: ReadonlyMap<number, string> = new Map();
+  let bitmaps: Uint8Array | null = null;
   let foreign = false;
   let offset = start;
   while (offset + 8 <= limit) {
@@ -162,10 +169,11 @@ function parseExtensions(view: ByteView, start: number, clusterBits: number): Ex
       if (length > 15) throw invalid("ERROR: ext_backing_format: len too large");
       backingFormat = decodeUtf8(data);
     } else if (type === EXTENSION_FEATURE_NAMES) featureNames = parseFeatureNames(data);
-    else if (type !== EXTENSION_BITMAPS) foreign = true;
+    else if (type === EXTENSION_BITMAPS) bitmaps = data.slice();
+    else foreign = true;
     offset += Math.ceil(length / 8) * 8;
   }
-  return { backingFormat, featureNames, foreign, end: offset };
+  return { backingFormat, featureNames, bitmaps, foreign, end: offset };
 }
 
 /** Names of incompatible bits, as the image tells them for programs that do not know the bits. */

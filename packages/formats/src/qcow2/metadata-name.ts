@@ -2,6 +2,7 @@
 import { BlockError } from "@spindle/base";
 import type { ImageState } from "./image-state.ts";
 import { readL1Entry } from "./l2-entry.ts";
+import { placeIn } from "./persistent-bitmaps.ts";
 
 function metadataName(state: ImageState, index: number): string {
   const { header, clusterSize, refcounts, l1 } = state;
@@ -13,6 +14,8 @@ function metadataName(state: ImageState, index: number): string {
   if (refcounts.table.includes(index * clusterSize)) return "refcount block";
   for (let entry = 0; entry < header.l1Entries; entry++)
     if (readL1Entry(l1, entry, clusterSize).hostOffset === index * clusterSize) return "active L2 table";
+  const bitmaps = placeIn(header);
+  if (bitmaps !== null && isAt(bitmaps.offset, bitmaps.length)) return "bitmap directory";
   const { table, l1Tables } = state.snapshots;
   if (isAt(table.offset, table.length)) return "snapshot table";
   return l1Tables.some(({ offset, length }) => isAt(offset, length)) ? "inactive L1 table" : "inactive L2 table";
