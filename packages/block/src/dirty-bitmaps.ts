@@ -13,10 +13,14 @@ const GRANULARITY_DEFAULT = 65_536;
 const GRANULARITY_DEFAULT_MIN = 4096;
 const HINT = "Try block-dirty-bitmap-remove to delete this bitmap from disk";
 
-/** Says what a format cannot keep. */
+/** The bitmaps of an image, as far as others ask for them. */
 export interface BitmapStorage {
+  /** The image is of a kind that keeps bitmaps. */
+  readonly storesBitmaps: boolean;
   /** @throws {BlockError} when the image has no room for one more of this kind. */
-  checkStorable(name: string, granularity: number, others: readonly DirtyBitmap[]): void;
+  checkStorable(bitmap: Pick<DirtyBitmap, "name" | "granularity">, others: readonly DirtyBitmap[]): void;
+  /** Takes a persistent bitmap out of the image, durable when it ends. */
+  forget(bitmap: DirtyBitmap): Co<void>;
 }
 
 export interface NewBitmap {
@@ -52,6 +56,11 @@ export class DirtyBitmaps {
   /** In the order in which they were made; those of the image first. */
   list(): readonly DirtyBitmap[] {
     return this.#list;
+  }
+
+  /** Those that the image keeps; null when it is of a kind that keeps none. */
+  persistent(): readonly DirtyBitmap[] | null {
+    return this.#storage?.storesBitmaps === true ? this.#list.filter(({ persistent }) => persistent) : null;
   }
 
   /** Bytes of the disk. */
@@ -98,8 +107,9 @@ export class DirtyBitmaps {
   }
 
   /** @throws {BlockError} ENOENT. */
-  remove(name: string): void {
+  *remove(name: string): Co<void> {
     const bitmap = this.find(name);
+    if (bitmap.persistent && this.#storage !== null) yield* this.#storage.forget(bitmap);
     this.#list = this.#list.filter((other) => other !== bitmap);
   }
 
@@ -135,6 +145,6 @@ export class DirtyBitmaps {
   #checkStorable(name: string, granularity: number): void {
     if (this.#storage === null)
       throw new BlockError("ENOTSUP", `Can't store persistent bitmaps to ${this.#nodeName}: Operation not supported`);
-    this.#storage.checkStorable(name, granularity, this.#list);
+    this.#storage.checkStorable({ name, granularity }, this.#list);
   }
 }

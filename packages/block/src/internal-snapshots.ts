@@ -23,6 +23,11 @@ export interface InternalSnapshots {
   list(): readonly InternalSnapshot[];
   /** Keeps the disk as it is now. @throws {BlockError} EINVAL when a cluster would have too many users, EFBIG, ENOSPC. */
   create(name: string, dateSeconds: number, dateNanoseconds: number): Co<void>;
+  /**
+   * Lets the disk of an image that was opened read-only show what it was, as far as its length now goes, until it is
+   * closed. @throws {BlockError} ENOENT when there is no such id, EIO when its table cannot be read.
+   */
+  show(id: string): Co<void>;
   /** Makes the disk what it was: length and content. @throws {BlockError} ENOENT when there is no such id. */
   apply(id: string): Co<void>;
   /** Gives a snapshot up, and the space that nothing else uses. @throws {BlockError} ENOENT when there is no such id. */

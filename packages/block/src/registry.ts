@@ -57,8 +57,8 @@ export interface MeasureOptions {
   readonly options: Readonly<Record<string, string>>;
   /** Runs of data, ascending; null when all of it may be data. */
   readonly data: readonly { readonly offset: number; readonly length: number }[] | null;
-  /** The source is of a kind that could have persistent bitmaps; it has none. */
-  readonly couldHaveBitmaps?: boolean;
+  /** The persistent bitmaps of the source; absent when it is of a kind that can have none. */
+  readonly bitmaps?: readonly { readonly name: string; readonly granularity: number }[];
 }
 
 /** Bytes of the image file: with the data that is told, and with all of the disk stored. */

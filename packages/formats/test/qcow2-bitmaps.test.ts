@@ -117,7 +117,7 @@ describe("persistent bitmaps", () => {
                   return;
                 }
                 default:
-                  node.bitmaps.remove(name);
+                  yield* node.bitmaps.remove(name);
                   model.delete(name);
               }
             }),
@@ -168,7 +168,7 @@ describe("persistent bitmaps", () => {
     expect(() => run(left.truncate(2 * SIZE))).toThrow(/inconsistent/);
     run(
       left.exclusively(function* () {
-        left.bitmaps.remove("b");
+        yield* left.bitmaps.remove("b");
       }),
     );
     run(left.driver.close());
@@ -255,7 +255,7 @@ describe.skipIf(qemuImg === undefined)("persistent bitmaps after a power cut", (
     for (let count = 0; count < 15; count++) change(node, random);
     run(
       node.exclusively(function* () {
-        node.bitmaps.remove("b1");
+        yield* node.bitmaps.remove("b1");
       }),
     );
     run(node.driver.close());

@@ -3,9 +3,11 @@ import { dirname, resolve } from "node:path";
 import { alignUp, BlockError, type Co, isBlockError, SECTOR_SIZE } from "@spindle/base";
 import type { BlockNode, Graph } from "@spindle/block";
 import { type CreateCompressor, convert, localCompressor } from "@spindle/jobs";
+import { bitmapsToCopy, checkKeepsBitmaps, copyBitmaps } from "./copy-bitmaps.ts";
 import { createIn } from "./create-image.ts";
 import { type ImageName, openChain } from "./open-image.ts";
 import { Session } from "./session.ts";
+import { type SnapshotSelector, showSnapshot } from "./show-snapshot.ts";
 import { ProgressMeter, type StreamProgress } from "./stream-progress.ts";
 
 /** Data so long is worth the start of threads. */
@@ -27,6 +29,13 @@ export interface ConvertImageOptions {
   readonly backing?: { readonly filename: string; readonly format: string };
   /** The part of the sources that is copied, in bytes; all of it when absent. */
   readonly window?: { readonly start: number; readonly length: number };
+  /** This internal snapshot of the source is copied instead of the disk as it is now. */
+  readonly snapshot?: SnapshotSelector;
+  /**
+   * The persistent bitmaps of the one source are taken along. One that was left in use ends the call before anything is
+   * created, unless there is somebody to tell that it was skipped.
+   */
+  readonly bitmaps?: { readonly skipped?: (name: string) => void };
   /** The target is there, and keeps its format and its length; what the sources do not reach stays. */
   readonly existing?: boolean;
   /** With `existing`: it reads as zeros, so that zeros need not be written. */
@@ -96,14 +105,14 @@ function* convertIn(
 ): Co<ConvertedImage> {
   const { graph, environment } = session;
   const { existing = false, cache = "unsafe", signal, salvage, progress } = options;
-  const sources: BlockNode[] = [];
-  for (const name of names)
-    sources.push(yield* openChain(graph, name, { readOnly: true, forceShare: options.forceShare }));
+  const sources = yield* openSources(graph, names, options);
+  const bitmaps = options.bitmaps === undefined ? null : bitmapsToCopy(sources, options.bitmaps.skipped);
   const whole = sources.reduce((sum, node) => sum + alignUp(node.length, SECTOR_SIZE), 0);
   const length = options.window?.length ?? whole;
   checkCompression(session, graph, options);
   if (!existing) yield* createTarget(graph, target, options, length);
   const node = yield* openChain(graph, target, { readOnly: false, noFlush: cache === "unsafe" });
+  if (bitmaps !== null) checkKeepsBitmaps(node);
   const backingNode = node.children.backing;
   const meter = new ProgressMeter(environment.clock.now());
   const createCompressor = compressorFor(session, options, length);
@@ -125,9 +134,21 @@ function* convertIn(
     ...(progress === undefined ? {} : { progress: conflated(() => environment.clock.now(), length, meter, progress) }),
     ...(signal === undefined ? {} : { canceled: () => signal.aborted }),
   });
+  if (bitmaps !== null) yield* copyBitmaps(bitmaps, sources[0]?.bitmaps ?? node.bitmaps, node.bitmaps);
   const size = node.length;
   yield* graph.remove(node.name);
   return { size };
+}
+
+function* openSources(graph: Graph, names: readonly ImageName[], options: ConvertImageOptions): Co<BlockNode[]> {
+  const { forceShare, snapshot } = options;
+  const sources: BlockNode[] = [];
+  for (const name of names) {
+    const node = yield* openChain(graph, name, { readOnly: true, forceShare });
+    if (snapshot !== undefined) yield* showSnapshot(node, snapshot);
+    sources.push(node);
+  }
+  return sources;
 }
 
 function* createTarget(graph: Graph, target: ImageName, options: ConvertImageOptions, size: number): Co<void> {

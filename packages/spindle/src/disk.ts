@@ -176,9 +176,7 @@ export class Disk implements AsyncDisposable {
 
   /** @throws {BlockError} ENOENT. */
   async removeBitmap(name: string): Promise<void> {
-    await this.#changeBitmaps(function* (bitmaps) {
-      bitmaps.remove(name);
-    });
+    await this.#changeBitmaps((bitmaps) => bitmaps.remove(name));
   }
 
   /** Nothing is marked any more. @throws {BlockError} ENOENT, EINVAL for one that was left in use. */

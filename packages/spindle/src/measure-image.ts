@@ -3,6 +3,7 @@ import { BlockError, type Co } from "@spindle/base";
 import { type BlockNode, chainStatus, type DriverDefinition, type Graph, type MeasuredSize } from "@spindle/block";
 import { type ImageName, openChain } from "./open-image.ts";
 import { Session } from "./session.ts";
+import { type SnapshotSelector, showSnapshot } from "./show-snapshot.ts";
 
 export interface MeasureImageOptions {
   /** The new image's format. */
@@ -11,6 +12,8 @@ export interface MeasureImageOptions {
   readonly options?: Readonly<Record<string, string>>;
   /** It has a backing file, of which nobody knows what it shares with the source: all may be data. */
   readonly hasBacking?: boolean;
+  /** Measures for this internal snapshot of the source instead of for the disk as it is now. */
+  readonly snapshot?: SnapshotSelector;
   /** Another program may be writing the source. */
   readonly forceShare?: boolean;
   readonly allowBacking?: readonly string[];
@@ -35,10 +38,10 @@ function* measureIn(graph: Graph, source: ImageName | number, request: MeasureIm
     throw new BlockError("ENOTSUP", `Format driver '${format}' does not support size measurement`);
   if (typeof source === "number") return definition.measure({ size: source, options, data: [] });
   const node = yield* openChain(graph, source, { readOnly: true, forceShare: request.forceShare });
+  if (request.snapshot !== undefined) yield* showSnapshot(node, request.snapshot);
   const data = hasBacking ? null : yield* dataRuns(node);
-  const specific = node.driver.information?.()["format-specific"];
-  const couldHaveBitmaps = specific?.type === "qcow2" && specific.data["compat"] === "1.1";
-  return definition.measure({ size: node.length, options, data, couldHaveBitmaps });
+  const bitmaps = node.bitmaps.persistent();
+  return definition.measure({ size: node.length, options, data, ...(bitmaps === null ? {} : { bitmaps }) });
 }
 
 function* dataRuns(node: BlockNode): Co<{ offset: number; length: number }[]> {

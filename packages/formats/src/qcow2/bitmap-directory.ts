@@ -118,9 +118,19 @@ function isPossible(view: ByteView, at: number, clusterSize: number, diskSize: n
   return (flags & FLAG_IN_USE) !== 0 || diskSize <= entries * clusterSize * 8 * 2 ** granularityBits;
 }
 
+/** Entries of the table of a bitmap for a disk of this length: one for each cluster of bits. */
+export function bitmapTableEntries(size: number, granularity: number, clusterSize: number): number {
+  return Math.max(1, Math.ceil(Math.ceil(Math.ceil(size / granularity) / 8) / clusterSize));
+}
+
+/** Bytes that a bitmap takes in the directory. */
+export function bitmapEntryLength(nameLength: number): number {
+  return alignUp(ENTRY_BYTES + nameLength, 8);
+}
+
 /** The bytes of a directory, with the entries in this order. */
 export function bitmapDirectoryBytes(entries: readonly BitmapEntry[]): Uint8Array {
-  const lengthOf = ({ nameBytes }: BitmapEntry): number => alignUp(ENTRY_BYTES + nameBytes.length, 8);
+  const lengthOf = ({ nameBytes }: BitmapEntry): number => bitmapEntryLength(nameBytes.length);
   const view = new ByteView(new Uint8Array(entries.reduce((sum, entry) => sum + lengthOf(entry), 0)));
   let at = 0;
   for (const entry of entries) {

@@ -90,7 +90,7 @@ class Qcow2Driver implements BlockDriver {
     const writeBack = new WriteBack(state);
     const parts = { state, writeBack, corruption, map: new Qcow2ClusterMap(state, writeBack, corruption) };
     const snapshots = yield* Qcow2Snapshots.open(parts);
-    const persistent = yield* PersistentBitmaps.open(state, request.nodeName);
+    const persistent = yield* PersistentBitmaps.open(state, writeBack, request.nodeName);
     if (!request.readOnly) yield* persistent.markInUse();
     return new Qcow2Driver(parts, snapshots, persistent, request.readOnly);
   }
@@ -186,7 +186,7 @@ class Qcow2Driver implements BlockDriver {
     ].filter((error) => error !== undefined);
     const [first] = failures;
     if (first !== undefined) throw new BlockError(first.code, failures.map(({ message }) => message).join("\n"));
-    yield* this.#corruption.watch(this.#persistent.store(this.#writeBack));
+    yield* this.#corruption.watch(this.#persistent.store());
     yield* this.#writeBack.markClean();
   }
 

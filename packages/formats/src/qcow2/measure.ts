@@ -1,12 +1,13 @@
 /** How long the file of a new qcow2 image becomes, counted as QEMU counts it: its tables for the whole disk, and the data. */
-import { alignUp, BlockError } from "@spindle/base";
+import { alignUp, BlockError, encodeUtf8 } from "@spindle/base";
 import type { MeasuredSize, MeasureOptions } from "@spindle/block";
+import { bitmapEntryLength, bitmapTableEntries } from "./bitmap-directory.ts";
 import { planLayout } from "./create.ts";
 
 const L1_BYTES_MAX = 32 * 1024 * 1024;
 
 /** @throws {BlockError} EINVAL or ENOTSUP when an option cannot be met, EFBIG when the disk is too large for the clusters. */
-export function measureQcow2({ size, options, data, couldHaveBitmaps }: MeasureOptions): MeasuredSize {
+export function measureQcow2({ size, options, data, bitmaps }: MeasureOptions): MeasuredSize {
   const { preallocation = "off" } = options;
   const { version, clusterSize, refcountOrder } = planLayout({ size: 0, options });
   const length = alignUp(size, clusterSize);
@@ -16,8 +17,21 @@ export function measureQcow2({ size, options, data, couldHaveBitmaps }: MeasureO
   const whole = length + metadataBytes(length, clusterSize, refcountOrder);
   const isWhole = data === null || preallocation === "falloc" || preallocation === "full";
   const stored = isWhole ? length : clusterBytes(data, clusterSize);
-  const bitmaps = couldHaveBitmaps === true && version >= 3 ? { bitmaps: 0 } : {};
-  return { required: whole - length + stored, "fully-allocated": whole, ...bitmaps };
+  const measured = { required: whole - length + stored, "fully-allocated": whole };
+  if (bitmaps === undefined || version < 3) return measured;
+  return { ...measured, bitmaps: bitmapBytes(bitmaps, size, clusterSize) };
+}
+
+/** With all of their bits stored. */
+function bitmapBytes(bitmaps: NonNullable<MeasureOptions["bitmaps"]>, size: number, clusterSize: number): number {
+  let bytes = 0;
+  let directory = 0;
+  for (const { name, granularity } of bitmaps) {
+    const entries = bitmapTableEntries(size, granularity, clusterSize);
+    bytes += entries * clusterSize + alignUp(entries * 8, clusterSize);
+    directory += bitmapEntryLength(encodeUtf8(name).length);
+  }
+  return bytes + alignUp(directory, clusterSize);
 }
 
 /** The clusters in which there is data. */

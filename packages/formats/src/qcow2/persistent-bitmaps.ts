@@ -14,22 +14,19 @@ import type { ClusterRun } from "./allocate.ts";
 import {
   ALL_ONES,
   ALL_ZEROS,
-  BITMAP_BYTES_MAX,
-  BITMAPS_MAX,
   type BitmapDirectoryPlace,
   type BitmapEntry,
   bitmapDirectoryBytes,
   bitmapDirectoryPlace,
   bitmapTableBytes,
-  DIRECTORY_BYTES_MAX,
+  bitmapTableEntries,
   FLAG_AUTO,
   FLAG_IN_USE,
-  GRANULARITY_BITS,
-  NAME_MAX,
   readBitmapDirectory,
   readBitmapTable,
 } from "./bitmap-directory.ts";
 import { writeBitmapExtension } from "./bitmap-extension.ts";
+import { checkStorable } from "./bitmap-limits.ts";
 import { QCOW2_AUTOCLEAR_BITMAPS, type Qcow2Header } from "./header.ts";
 import type { ImageState } from "./image-state.ts";
 import { readPadded } from "./padded-read.ts";
@@ -46,26 +43,33 @@ interface StoredBitmap {
   readonly table: Float64Array;
 }
 
-export class PersistentBitmaps {
+type StoredBitmaps = ReadonlyMap<DirtyBitmap, StoredBitmap>;
+type Make = (made: ClusterRun[]) => Co<StoredBitmaps>;
+
+export class PersistentBitmaps implements BitmapStorage {
   /** Those of the node: which are persistent is theirs to say. */
   readonly bitmaps: DirtyBitmaps;
   readonly #state: ImageState;
-  #stored: ReadonlyMap<DirtyBitmap, StoredBitmap>;
+  readonly #writeBack: WriteBack;
+  readonly #nodeName: string;
+  #stored: StoredBitmaps;
 
-  private constructor(state: ImageState, nodeName: string, stored: ReadonlyMap<DirtyBitmap, StoredBitmap>) {
+  private constructor(state: ImageState, writeBack: WriteBack, nodeName: string, stored: StoredBitmaps) {
     this.#state = state;
+    this.#writeBack = writeBack;
+    this.#nodeName = nodeName;
     this.#stored = stored;
     const { clusterSize } = state;
     const node = { name: nodeName, clusterSize, length: () => state.header.size };
-    this.bitmaps = new DirtyBitmaps(node, new StorageLimits(state, nodeName), [...stored.keys()]);
+    this.bitmaps = new DirtyBitmaps(node, this, [...stored.keys()]);
   }
 
   /** Reads the directory and the tables. @throws {BlockError} EINVAL when they cannot be true, EFBIG for too much of them. */
-  static *open(state: ImageState, nodeName: string): Co<PersistentBitmaps> {
+  static *open(state: ImageState, writeBack: WriteBack, nodeName: string): Co<PersistentBitmaps> {
     const { header, file, clusterSize } = state;
     const stored = new Map<DirtyBitmap, StoredBitmap>();
     const place = placeIn(header);
-    if (place === null) return new PersistentBitmaps(state, nodeName, stored);
+    if (place === null) return new PersistentBitmaps(state, writeBack, nodeName, stored);
     let left = ENTRIES_MAX;
     const names = new Set<string>();
     for (const entry of yield* readBitmapDirectory(file, place, clusterSize, header.size)) {
@@ -85,7 +89,7 @@ export class PersistentBitmaps {
       });
       stored.set(bitmap, { entry, table });
     }
-    return new PersistentBitmaps(state, nodeName, stored);
+    return new PersistentBitmaps(state, writeBack, nodeName, stored);
   }
 
   /** What `info` lists, with QEMU's keys; undefined when there are none. */
@@ -116,36 +120,71 @@ export class PersistentBitmaps {
     yield* file.flush();
   }
 
+  get storesBitmaps(): boolean {
+    return this.#state.header.version >= 3;
+  }
+
+  checkStorable(bitmap: Pick<DirtyBitmap, "name" | "granularity">, others: readonly DirtyBitmap[]): void {
+    checkStorable(this.#state.header, this.#nodeName, bitmap, others);
+  }
+
+  /** Takes one out of the file; the others stay in use. */
+  *forget(bitmap: DirtyBitmap): Co<void> {
+    const stored = this.#stored.get(bitmap);
+    if (stored === undefined) return;
+    const next = new Map([...this.#stored].filter(([other]) => other !== bitmap));
+    yield* this.#replace(this.#clustersOf(stored), FLAG_IN_USE, function* () {
+      return next;
+    });
+  }
+
   /** Stores them for the next opening. Nothing is in flight, and everything else is written. */
-  *store(writeBack: WriteBack): Co<void> {
+  *store(): Co<void> {
     const kept = this.#inFileOrder();
-    const isGone = [...this.#stored.keys()].some((bitmap) => !kept.includes(bitmap));
-    if (!isGone && kept.every(({ inconsistent }) => inconsistent)) return;
+    if (kept.every(({ inconsistent }) => inconsistent)) return;
+    const replaced = [...this.#stored].filter(([bitmap]) => !bitmap.inconsistent);
+    const old = replaced.flatMap(([, stored]) => this.#clustersOf(stored));
+    const storeOne = (bitmap: DirtyBitmap, made: ClusterRun[]): Co<StoredBitmap> => this.#storeOne(bitmap, made);
+    yield* this.#replace(old, 0, function* (made) {
+      const next = new Map<DirtyBitmap, StoredBitmap>();
+      for (const bitmap of kept) next.set(bitmap, yield* storeOne(bitmap, made));
+      return next;
+    });
+  }
+
+  /**
+   * Lets the file have other bitmaps.
+   * @param old clusters that are given up then
+   * @param flags what all entries say
+   * @param make writes what is new in clusters that it adds to `made`
+   */
+  *#replace(old: readonly ClusterRun[], flags: number, make: Make): Co<void> {
     const state = this.#state;
     const before = placeIn(state.header);
-    const isReplaced = ([bitmap]: readonly [DirtyBitmap, StoredBitmap]): boolean =>
-      !kept.includes(bitmap) || !bitmap.inconsistent;
-    const old = [...this.#stored].filter(isReplaced).flatMap(([, stored]) => this.#clustersOf(stored));
-    const made: ClusterRun[] = [];
-    const next = new Map<DirtyBitmap, StoredBitmap>();
-    try {
-      for (const bitmap of kept) next.set(bitmap, yield* this.#storeOne(bitmap, made));
-      const place = yield* this.#storeDirectory(
-        [...next.values()].map(({ entry }) => entry),
-        made,
-      );
-      yield* writeBack.settle();
-      state.header = yield* writeBitmapExtension(state.file, state.header, place);
-    } catch (error) {
-      for (const run of made) yield* state.allocator.decrement(run);
-      throw error;
-    }
+    const { next, place } = yield* this.#prepare(flags, make);
+    // From here on the header may point at what is new: nothing of that is taken back.
+    state.header = yield* writeBitmapExtension(state.file, state.header, place);
     this.#stored = next;
-    if (before !== null) old.push(this.#unprotect(before));
+    const unused = before === null ? old : [...old, this.#unprotect(before)];
     this.#protect(placeIn(state.header));
     // What something else uses as well, as in no sound image, is left alone.
-    for (const run of old) if (!state.metadata.touches(run.index, run.count)) yield* state.allocator.decrement(run);
-    yield* writeBack.settle();
+    for (const run of unused) if (!state.metadata.touches(run.index, run.count)) yield* state.allocator.decrement(run);
+    yield* this.#writeBack.settle();
+  }
+
+  /** Writes what the header is to point at; when that fails, everything is as before. */
+  *#prepare(flags: number, make: Make): Co<{ next: StoredBitmaps; place: BitmapDirectoryPlace | null }> {
+    const made: ClusterRun[] = [];
+    try {
+      const next = yield* make(made);
+      const entries = [...next.values()].map(({ entry }) => ({ ...entry, flags: entry.flags | flags }));
+      const place = yield* this.#storeDirectory(entries, made);
+      yield* this.#writeBack.settle();
+      return { next, place };
+    } catch (error) {
+      for (const run of made) yield* this.#state.allocator.decrement(run);
+      throw error;
+    }
   }
 
   /** As they are in the file, and behind them the new ones, the newest first, as in QEMU. */
@@ -160,7 +199,7 @@ export class PersistentBitmaps {
     if (bitmap.inconsistent && there !== undefined) return there;
     const { clusterSize, header, file } = this.#state;
     const bits = yield* bitmap.bits();
-    const table = new Float64Array(entriesFor(header.size, bitmap.granularity, clusterSize));
+    const table = new Float64Array(bitmapTableEntries(header.size, bitmap.granularity, clusterSize));
     const bytes = new Uint8Array(clusterSize);
     for (let index = 0; index < table.length; index++) {
       if (!bits.readBytes(index * clusterSize, bytes)) continue;
@@ -233,14 +272,9 @@ export function placeIn({
   return bitmapExtension === null || !holds ? null : bitmapDirectoryPlace(bitmapExtension, 2 ** clusterBits);
 }
 
-/** Entries of the table of a bitmap for a disk of this length. */
-function entriesFor(size: number, granularity: number, clusterSize: number): number {
-  return Math.max(1, Math.ceil(Math.ceil(Math.ceil(size / granularity) / 8) / clusterSize));
-}
-
 function* openTable({ header, file, clusterSize }: ImageState, entry: BitmapEntry): Co<Float64Array> {
   const table = yield* readBitmapTable(file, entry, clusterSize);
-  if (table.length !== entriesFor(header.size, 2 ** entry.granularityBits, clusterSize))
+  if (table.length !== bitmapTableEntries(header.size, 2 ** entry.granularityBits, clusterSize))
     throw new BlockError("EINVAL", `Could not read bitmap '${entry.name}' from image: Invalid argument`);
   return table;
 }
@@ -261,35 +295,4 @@ function storedBits({ file, clusterSize }: ImageState, table: Float64Array, coun
       bits.truncate(count);
     },
   };
-}
-
-/** What an image can keep, in QEMU's words. */
-class StorageLimits implements BitmapStorage {
-  readonly #state: ImageState;
-  readonly #nodeName: string;
-
-  constructor(state: ImageState, nodeName: string) {
-    this.#state = state;
-    this.#nodeName = nodeName;
-  }
-
-  checkStorable(name: string, granularity: number, others: readonly DirtyBitmap[]): void {
-    const refuse = (code: "ENOTSUP" | "EINVAL" | "EFBIG", why: string): never => {
-      throw new BlockError(code, `Can't make bitmap '${name}' persistent in '${this.#nodeName}': ${why}`);
-    };
-    const { header, clusterSize } = this.#state;
-    if (header.version < 3) refuse("ENOTSUP", "Cannot store dirty bitmaps in qcow2 v2 files");
-    const nameLength = encodeUtf8(name).length;
-    if (nameLength > NAME_MAX) refuse("EINVAL", `Name length exceeds maximum (${NAME_MAX} characters)`);
-    const most = 2 ** GRANULARITY_BITS.most;
-    if (granularity > most) refuse("EINVAL", `Granularity exceeds maximum (${most} bytes)`);
-    const entries = entriesFor(header.size, granularity, clusterSize);
-    if (entries * clusterSize > BITMAP_BYTES_MAX)
-      refuse("EFBIG", "Too much space will be occupied by the bitmap. Use larger granularity");
-    const kept = others.filter(({ persistent }) => persistent);
-    if (kept.length >= BITMAPS_MAX) refuse("EINVAL", "Maximum number of persistent bitmaps is already reached");
-    const lengths = [...kept.map((other) => encodeUtf8(other.name).length), nameLength];
-    const directory = lengths.reduce((sum, length) => sum + Math.ceil((24 + length) / 8) * 8, 0);
-    if (directory > DIRECTORY_BYTES_MAX) refuse("EINVAL", "Not enough space in the bitmap directory");
-  }
 }

@@ -88,6 +88,15 @@ export class Qcow2Snapshots implements InternalSnapshots {
     yield* writeBack.flush();
   }
 
+  *show(id: string): Co<void> {
+    const { state, map } = this.#parts;
+    const l1 = yield* this.#readL1(this.#find(id));
+    state.l1 = l1;
+    state.header = { ...state.header, l1Entries: l1.byteLength / 8 };
+    state.l2.clear();
+    map.forgetCompressed();
+  }
+
   apply(id: string): Co<void> {
     return this.#parts.corruption.watch(this.#apply(id));
   }

@@ -12,6 +12,7 @@ import { complain, standardOutput } from "../output.ts";
 import { percentDisplay } from "../percent-display.ts";
 import { type ProgressDisplay, progressDisplay } from "../progress-display.ts";
 import { rateOption, SIZE_SUFFIXES, sizeOr } from "../rate-option.ts";
+import { snapshotOption } from "../snapshot-option.ts";
 
 const WORKERS_MAX = 32;
 const DEPTH_MAX = 16;
@@ -47,8 +48,9 @@ const OPTIONS = {
   },
   offload: { short: "C", help: "accepted for qemu-img's sake: the host may copy by itself" },
   salvage: { help: "go on after errors of the sources, with zeros in their place" },
-  snapshot: { short: "l", value: "SNAPSHOT", help: "refused: internal snapshots are not supported" },
-  bitmaps: { help: "refused: persistent bitmaps are not supported" },
+  snapshot: { short: "l", value: "SNAPSHOT", help: "copy this internal snapshot, by its id or name" },
+  bitmaps: { help: "take the source's persistent bitmaps along" },
+  "skip-broken-bitmaps": { help: "with --bitmaps: leave out those that were left in use" },
   "image-opts": IMAGE_OPTS,
   "target-image-opts": { help: "with -n: the target is KEY=VALUE,..." },
   "progress-bar": { short: "p", help: "show how far it is" },
@@ -85,7 +87,7 @@ export const convert: Command = defineCommand({
       await copy(sources, target, { ...options, signal: interrupt.signal }, display);
     } catch (error) {
       if (!isBlockError(error)) throw error;
-      complain(error.message);
+      complain(error.message, error.context.hint);
       return signals.received === undefined ? EXIT_FAILURE : signalExitCode(signals.received);
     }
     return EXIT_OK;
@@ -94,9 +96,12 @@ export const convert: Command = defineCommand({
 
 /** Which options go together, in qemu-img's words. */
 function checkTogether(values: Values, sourceCount: number): void {
-  if (values.bitmaps) throw new BlockError("ENOTSUP", "--bitmaps: persistent bitmaps are not supported");
-  if (values.snapshot !== undefined)
-    throw new BlockError("ENOTSUP", `-l ${values.snapshot}: internal snapshots are not supported`);
+  if (values["skip-broken-bitmaps"] && !values.bitmaps)
+    throw new BlockError("EINVAL", "Use of --skip-broken-bitmaps requires --bitmaps");
+  if (values.bitmaps && sourceCount > 1)
+    throw new BlockError("EINVAL", "Copying bitmaps only possible with single source");
+  if (values.snapshot !== undefined && sourceCount > 1)
+    throw new BlockError("EINVAL", "No support for concatenating multiple snapshot");
   if (values.offload && values.compress) throw new UsageError("Cannot enable copy offloading when -c is used");
   if (values.offload && values.sparse !== undefined)
     throw new UsageError("Cannot enable copy offloading when -S is used");
@@ -140,7 +145,10 @@ function copyOptions(values: Values): CopyOptions {
   checkCacheModes(cache, values["source-cache"]);
   const workers = numberOption("number of workers", values.workers, 0, WORKERS_MAX);
   const sparseBytes = sparseOption(values.sparse);
+  const skipped = (name: string): void => complain(`warning: Skipping inconsistent bitmap '${name}'`);
   return {
+    ...(values.snapshot === undefined ? {} : { snapshot: snapshotOption(values.snapshot) }),
+    ...(values.bitmaps ? { bitmaps: values["skip-broken-bitmaps"] ? { skipped } : {} } : {}),
     forceShare: values["force-share"],
     existing: values["no-create"],
     targetIsZero: values["target-is-zero"],

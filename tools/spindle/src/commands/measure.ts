@@ -1,4 +1,5 @@
 /** `spindle measure`: how long the file of a new image becomes. */
+import { BlockError } from "@spindle/base";
 import type { MeasuredSize } from "@spindle/block";
 import { measureImage } from "spindle";
 import { type Command, defineCommand, UsageError } from "../command.ts";
@@ -9,6 +10,7 @@ import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OUTPUT } from "../image
 import { print } from "../output.ts";
 import { prettyJson } from "../pretty-json.ts";
 import { SIZE_SUFFIXES, sizeOr } from "../rate-option.ts";
+import { snapshotOption } from "../snapshot-option.ts";
 
 export const measure: Command = defineCommand({
   name: "measure",
@@ -20,17 +22,20 @@ export const measure: Command = defineCommand({
     "target-format": { short: "O", value: "FORMAT", help: "the new image's format (default: raw)" },
     options: { short: "o", value: "KEY=VALUE,...", many: true, help: "options of the new image" },
     size: { value: "SIZE", help: "an empty disk of so many bytes, instead of a file" },
+    snapshot: { short: "l", value: "SNAPSHOT", help: "measure for this internal snapshot, by its id or name" },
     output: OUTPUT,
     "image-opts": IMAGE_OPTS,
     "allow-backing": ALLOW_BACKING,
     "force-share": FORCE_SHARE,
   },
   async run(values, [file]) {
-    const { size, format } = values;
+    const { size, format, snapshot } = values;
     if (file !== undefined && size !== undefined)
       throw new UsageError("--size N cannot be used together with a filename.");
     if (file === undefined && size === undefined)
       throw new UsageError("Either --size N or one filename must be specified.");
+    if (file === undefined && (format !== undefined || snapshot !== undefined || values["image-opts"]))
+      throw new BlockError("EINVAL", "--image-opts, -f, and -l require a filename argument.");
     const { backing_file, backing_fmt: _format, size: _ignored, ...options } = parseOptionLists(values.options);
     const source =
       file === undefined
@@ -39,6 +44,7 @@ export const measure: Command = defineCommand({
     const measured = await measureImage(source, {
       format: values["target-format"] ?? "raw",
       options,
+      ...(snapshot === undefined ? {} : { snapshot: snapshotOption(snapshot) }),
       forceShare: values["force-share"],
       hasBacking: backing_file !== undefined,
       allowBacking: values["allow-backing"],
