@@ -6,7 +6,7 @@
 import { BlockError, type Co, isPowerOfTwo } from "@spindle/base";
 import { DirtyBitmap } from "./dirty-bitmap.ts";
 
-export const GRANULARITY_MIN = 512;
+const GRANULARITY_MIN = 512;
 const GRANULARITY_MAX: number = 2 ** 31;
 /** Where no cluster size gives a default. */
 const GRANULARITY_DEFAULT = 65_536;

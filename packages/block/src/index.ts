@@ -35,6 +35,5 @@ export {
   type OptionType,
 } from "./registry.ts";
 export { closeShared, describeShared, openShared, type SharedDescription } from "./shared-description.ts";
-export { SparseBits } from "./sparse-bits.ts";
 export type { StorageClaim } from "./storage-claim.ts";
 export type { TrackedRange } from "./tracked-range.ts";

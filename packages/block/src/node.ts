@@ -4,11 +4,12 @@
  */
 import { alignDown, alignUp, assert, BlockError, type Co } from "@spindle/base";
 import { LockKind, type RangeLock } from "@spindle/shared-memory";
+import { readAligned, writeAligned, zeroAligned } from "./aligned-io.ts";
 import type { DebugEvent } from "./debug-event.ts";
 import { DirtyBitmaps } from "./dirty-bitmaps.ts";
 import type { BlockDriver, Preallocation, WriteFlags } from "./driver.ts";
 import type { Extent } from "./extent.ts";
-import { IoVector } from "./io-vector.ts";
+import type { IoVector } from "./io-vector.ts";
 import type { MappingCache } from "./mapping-cache.ts";
 import type { StorageClaim } from "./storage-claim.ts";
 import { TrackedRange } from "./tracked-range.ts";
@@ -154,7 +155,7 @@ export class BlockNode {
     const range = yield* this.track(LockKind.read, offset, vector.length, canceled);
     try {
       this.#checkRange("read", offset, vector.length);
-      yield* this.#alignedRead(offset, vector);
+      yield* readAligned(this.driver, offset, vector);
     } finally {
       range.release();
     }
@@ -243,7 +244,7 @@ export class BlockNode {
       try {
         this.#checkRange("write zeroes", offset, length);
         this.bitmaps.mark(offset, length);
-        yield* this.#alignedZeroes(offset, length, flags);
+        yield* zeroAligned(this.driver, offset, length, flags, this.#tellOfUnits);
       } finally {
         range.release();
       }
@@ -364,62 +365,17 @@ export class BlockNode {
     try {
       this.#checkRange("write", offset, vector.length);
       this.bitmaps.mark(offset, vector.length);
-      const padded = yield* this.#pad(offset, vector);
-      yield* this.driver.write(padded.offset, padded.vector, flags);
+      yield* writeAligned(this.driver, offset, vector, flags, this.#tellOfUnits);
     } finally {
       range.release();
     }
   }
 
-  *#alignedRead(offset: number, vector: IoVector): Co<void> {
-    const unit = this.driver.requestAlignment;
-    if (unit === 1 || (offset % unit === 0 && vector.length % unit === 0)) {
-      yield* this.driver.read(offset, vector);
-      return;
-    }
-    const start = alignDown(offset, unit);
-    const bounce = new Uint8Array(alignUp(offset + vector.length, unit) - start);
-    yield* this.driver.read(start, IoVector.of(bounce));
-    vector.copyFrom(bounce.subarray(offset - start));
-  }
-
-  *#alignedZeroes(offset: number, length: number, flags: WriteFlags): Co<void> {
-    const unit = this.driver.requestAlignment;
-    const head = Math.min(alignUp(offset, unit) - offset, length);
-    const tail = (length - head) % unit;
-    if (head > 0) yield* this.#writePadded(offset, head, flags);
-    const middle = length - head - tail;
-    if (middle > 0) yield* this.driver.writeZeroes(offset + head, middle, flags);
-    if (tail > 0) yield* this.#writePadded(offset + length - tail, tail, flags);
-  }
-
-  *#writePadded(offset: number, length: number, flags: WriteFlags): Co<void> {
-    const padded = yield* this.#pad(offset, IoVector.of(new Uint8Array(length)));
-    yield* this.driver.write(padded.offset, padded.vector, flags);
-  }
-
-  /** Read-modify-write: adds the bytes that the driver's unit needs before and behind the vector. */
-  *#pad(offset: number, vector: IoVector): Co<{ offset: number; vector: IoVector }> {
-    const unit = this.driver.requestAlignment;
-    const start = alignDown(offset, unit);
-    const end = alignUp(offset + vector.length, unit);
-    if (start === offset && end === offset + vector.length) return { offset, vector };
-    const head = new Uint8Array(offset - start);
-    const tail = new Uint8Array(end - offset - vector.length);
-    // The node below may be why requests have a unit: it is told as if it did this itself.
+  /** The node below may be why requests have a unit: it is told as if it filled them up itself. */
+  readonly #tellOfUnits = (event: DebugEvent): Co<void> => {
     const told = this.driver.debugEvent === undefined ? (this.children.file ?? this) : this;
-    if (head.length > 0) {
-      yield* told.tell("pwritev_rmw_head");
-      yield* this.#alignedRead(start, IoVector.of(head));
-      yield* told.tell("pwritev_rmw_after_head");
-    }
-    if (tail.length > 0) {
-      yield* told.tell("pwritev_rmw_tail");
-      yield* this.#alignedRead(end - tail.length, IoVector.of(tail));
-      yield* told.tell("pwritev_rmw_after_tail");
-    }
-    return { offset: start, vector: new IoVector([head, ...vector.buffers, tail].filter((part) => part.length > 0)) };
-  }
+    return told.tell(event);
+  };
 
   #checkWritable(operation: string, offset: number, length: number): void {
     if (this.readOnly) throw this.#error("EROFS", "Block node is read-only", operation, offset, length);

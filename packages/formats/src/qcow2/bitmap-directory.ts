@@ -6,7 +6,7 @@ import { alignUp, BlockError, ByteView, type Co, decodeUtf8 } from "@spindle/bas
 import type { BlockNode } from "@spindle/block";
 import { readPadded } from "./padded-read.ts";
 
-export const EXTENSION_BYTES = 24;
+const EXTENSION_BYTES = 24;
 export const BITMAPS_MAX = 65_535;
 export const DIRECTORY_BYTES_MAX: number = 65_535 * (24 + 1023);
 const ENTRY_BYTES = 24;

@@ -23,8 +23,8 @@ import { checkQcow2 } from "./check.ts";
 import { Corruption } from "./corruption.ts";
 import { createQcow2, parsePreallocation, QCOW2_CREATE_OPTIONS } from "./create.ts";
 import {
-  AUTOCLEAR_KEPT,
   type CompressionType,
+  QCOW2_AUTOCLEAR_BITMAPS,
   QCOW2_COMPAT_LAZY_REFCOUNTS,
   QCOW2_INCOMPAT_CORRUPT,
   QCOW2_INCOMPAT_DIRTY,
@@ -334,7 +334,7 @@ function* repairDirty(file: BlockNode): Co<Qcow2Header> {
 /** Features that a writer does not keep up say so by their autoclear bits being cleared. */
 function* clearAutoclear(state: ImageState): Co<void> {
   const { header, file } = state;
-  const kept = header.autoclear & AUTOCLEAR_KEPT;
+  const kept = header.autoclear & QCOW2_AUTOCLEAR_BITMAPS;
   if (header.version < 3 || header.autoclear === kept) return;
   const bits = new ByteView(new Uint8Array(8));
   bits.setBigU64be(0, kept);

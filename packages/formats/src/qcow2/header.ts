@@ -12,8 +12,6 @@ export const QCOW2_INCOMPAT_COMPRESSION = 8n;
 export const QCOW2_COMPAT_LAZY_REFCOUNTS = 1n;
 export const QCOW2_AUTOCLEAR_BITMAPS = 1n;
 const QCOW2_AUTOCLEAR_RAW_DATA = 2n;
-/** What these bits promise a writer keeps true; the others it clears. */
-export const AUTOCLEAR_KEPT: bigint = QCOW2_AUTOCLEAR_BITMAPS;
 
 const KNOWN_INCOMPATIBLE = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION;
 
