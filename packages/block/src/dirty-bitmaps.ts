@@ -127,13 +127,13 @@ export class DirtyBitmaps {
     yield* target.merge(source);
   }
 
-  /** Before the length of the disk changes. @throws {BlockError} EINVAL when one cannot follow. */
-  checkResizable(): void {
+  /**
+   * Lets them follow a change of the disk's length: what is added is not marked.
+   * @throws {BlockError} EINVAL when one cannot follow; nothing is changed then.
+   */
+  *resize(length: number, change: Co<void>): Co<void> {
     for (const { name, persistent } of this.#list) if (persistent) this.findUsable(name);
-  }
-
-  /** After the length of the disk has changed: what is added is not marked. */
-  *truncate(length: number): Co<void> {
+    yield* change;
     for (const bitmap of this.#list) if (!bitmap.inconsistent) yield* bitmap.truncate(length);
   }
 

@@ -305,15 +305,11 @@ export class BlockNode {
    */
   *truncate(length: number, preallocation: Preallocation = "off"): Co<void> {
     if (this.readOnly) throw this.#error("EROFS", "Block node is read-only", "truncate", 0, length);
-    yield* this.exclusively(() => this.#truncate(length, preallocation));
-  }
-
-  *#truncate(length: number, preallocation: Preallocation): Co<void> {
-    if (this.busyReason !== null)
-      throw new BlockError("EBUSY", `Node '${this.name}' is busy: ${this.busyReason}`, { node: this.name });
-    this.bitmaps.checkResizable();
-    yield* this.driver.truncate(length, preallocation);
-    yield* this.bitmaps.truncate(length);
+    const { bitmaps, driver, name } = this;
+    yield* this.exclusively(() => {
+      if (this.busyReason === null) return bitmaps.resize(length, driver.truncate(length, preallocation));
+      throw new BlockError("EBUSY", `Node '${name}' is busy: ${this.busyReason}`, { node: name });
+    });
   }
 
   /**
