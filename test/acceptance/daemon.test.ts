@@ -1,77 +1,14 @@
 /** `spindle daemon`: a graph of images under QMP and HMP, until somebody ends it. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
-import { connect, type Socket } from "node:net";
+import { connect } from "node:net";
 import { MiB } from "@spindle/base";
 import { peer } from "@spindle/testkit/peers";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { MonitorClient, QmpClient } from "./monitor-client.ts";
 import { type Outcome, Scratch, SPINDLE, spindle } from "./program.ts";
 
 const qemuImg = peer("qemu-img");
-
-interface Message {
-  readonly QMP?: object;
-  readonly event?: string;
-  readonly data?: Readonly<Record<string, unknown>>;
-  readonly return?: unknown;
-  readonly error?: { readonly class: string; readonly desc: string };
-}
-
-/** A client of one socket, which keeps what arrives. */
-class Client {
-  readonly socket: Socket;
-  text = "";
-  #arrived: () => void = () => {};
-
-  constructor(path: string) {
-    this.socket = connect(path);
-    this.socket.setEncoding("utf8");
-    this.socket.on("data", (text: string) => {
-      this.text += text;
-      this.#arrived();
-    });
-    this.socket.on("error", () => {});
-    this.socket.on("close", () => this.#arrived());
-  }
-
-  async until(ready: () => boolean): Promise<void> {
-    while (!ready()) {
-      if (this.socket.destroyed) throw new Error(`the connection was closed after: ${this.text}`);
-      await new Promise<void>((resolve) => {
-        this.#arrived = resolve;
-      });
-    }
-  }
-}
-
-class QmpClient extends Client {
-  #next = 0;
-
-  get messages(): Message[] {
-    const lines = this.text.split("\r\n").slice(0, -1);
-    return lines.map((line) => JSON.parse(line) as Message);
-  }
-
-  async message(wanted: (message: Message) => boolean): Promise<Message> {
-    const find = (): number => this.messages.findIndex((message, index) => index >= this.#next && wanted(message));
-    await this.until(() => find() >= 0);
-    const index = find();
-    this.#next = index + 1;
-    return this.messages[index] as Message;
-  }
-
-  async execute(execute: string, argumentValues: object = {}): Promise<Message> {
-    this.socket.write(JSON.stringify({ execute, arguments: argumentValues }));
-    return await this.message((message) => message.return !== undefined || message.error !== undefined);
-  }
-
-  static async connect(path: string): Promise<QmpClient> {
-    const client = new QmpClient(path);
-    await client.message((message) => message.QMP !== undefined);
-    await client.execute("qmp_capabilities");
-    return client;
-  }
-}
 
 describe.skipIf(qemuImg === undefined)("daemon", () => {
   let scratch: Scratch;
@@ -111,7 +48,7 @@ describe.skipIf(qemuImg === undefined)("daemon", () => {
     expect(readFileSync(scratch.path("pid"), "utf8")).toBe(`${child?.pid}\n`);
     for (const socket of ["qmp", "hmp"]) expect(statSync(scratch.path(socket)).mode % 0o1000).toBe(0o700);
     const qmp = await QmpClient.connect(scratch.path("qmp"));
-    const hmp = new Client(scratch.path("hmp"));
+    const hmp = new MonitorClient(scratch.path("hmp"));
     await qmp.execute("block-stream", { device: "top", "job-id": "fill", speed: 4 * MiB });
     hmp.socket.write("info block-jobs\n");
     await hmp.until(() => hmp.text.includes("Streaming device fill: Completed "));

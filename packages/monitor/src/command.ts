@@ -8,6 +8,7 @@ import type { CreateCopier, JobRegistry } from "@spindle/jobs";
 import { dictionaryOrder } from "./dictionary-order.ts";
 import type { JsonObject, JsonValue } from "./json-value.ts";
 import { isJsonObject } from "./json-value.ts";
+import type { MachineControl } from "./machine.ts";
 import { parameterMissing, parameterType, parameterUnexpected, parameterValue } from "./qmp-error.ts";
 
 /** The version as `query-version` tells it. */
@@ -26,6 +27,8 @@ export interface CommandContext {
   readonly createCopier: CreateCopier;
   readonly clock: Clock;
   readonly version: Version;
+  /** The machine that is served; undefined where the program serves none. */
+  readonly machine: MachineControl | undefined;
   /** The names of all commands. */
   readonly commandNames: readonly string[];
   /**
@@ -70,6 +73,8 @@ export interface Command {
   readonly arguments: Readonly<Record<string, ArgumentType>>;
   /** Whether other members may be there, which the command itself looks at. */
   readonly open: boolean;
+  /** Whether it is there only where the program serves a machine. */
+  readonly forMachine: boolean;
   /** Whether it changes the graph: such commands run one after the other, whichever session they came from. */
   readonly changesGraph: boolean;
   run(context: CommandContext, values: Readonly<Record<string, unknown>>, all: JsonObject): Co<unknown>;
@@ -80,10 +85,10 @@ export function command<const A extends Readonly<Record<string, ArgumentType>>>(
   name: string,
   argumentTypes: A,
   run: (context: CommandContext, values: ArgumentValues<A>, all: JsonObject) => Co<unknown>,
-  options: { readonly open?: boolean; readonly changesGraph?: boolean } = {},
+  options: { readonly open?: boolean; readonly changesGraph?: boolean; readonly forMachine?: boolean } = {},
 ): Command {
-  const { open = false, changesGraph = false } = options;
-  return { name, arguments: argumentTypes, open, changesGraph, run: run as Command["run"] };
+  const { open = false, changesGraph = false, forMachine = false } = options;
+  return { name, arguments: argumentTypes, open, changesGraph, forMachine, run: run as Command["run"] };
 }
 
 /**

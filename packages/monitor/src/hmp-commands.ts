@@ -91,6 +91,8 @@ export const HMP_COMMANDS: readonly HmpCommand[] = [
     },
     "block_resize",
   ),
+  acting({ names: "cont|c", arguments: [], parameters: "", help: "resume emulation" }, "cont"),
+  acting({ names: "stop|s", arguments: [], parameters: "", help: "stop emulation" }, "stop"),
   acting({ names: "quit|q", arguments: [], parameters: "", help: "quit the emulator" }, "quit"),
 ];
 
@@ -125,6 +127,17 @@ export const INFO_COMMANDS: readonly HmpCommand[] = [
     },
   },
   {
+    names: "status",
+    arguments: [],
+    parameters: "",
+    help: "show the current VM status (running|paused)",
+    *run(context): Co<string> {
+      const { running, status } = (yield* context.execute("query-status", jsonObject())) as RunStatus;
+      const why = running || status === "paused" ? "" : ` (${status})`;
+      return `VM status: ${running ? "running" : "paused"}${why}\n`;
+    },
+  },
+  {
     names: "version",
     arguments: [],
     parameters: "",
@@ -134,6 +147,11 @@ export const INFO_COMMANDS: readonly HmpCommand[] = [
     },
   },
 ];
+
+interface RunStatus {
+  readonly running: boolean;
+  readonly status: string;
+}
 
 function describeNode(node: BlockNode, verbose: boolean): string {
   const readOnly = node.readOnly ? ", read-only" : "";

@@ -6,11 +6,12 @@
 import { type Clock, type Co, CoMutex, type Runner } from "@spindle/base";
 import type { CorruptionEvent, Graph } from "@spindle/block";
 import type { CreateCopier, JobRegistry } from "@spindle/jobs";
-import { type CommandContext, checkArguments, type Version } from "./command.ts";
+import { type Command, type CommandContext, checkArguments, type Version } from "./command.ts";
 import { COMMANDS } from "./command-table.ts";
 import type { Connection, Session } from "./connection.ts";
 import { HmpSession } from "./hmp-session.ts";
 import type { JsonObject } from "./json-value.ts";
+import { type Machine, MachineControl, type MachineError } from "./machine.ts";
 import { commandNotFound } from "./qmp-error.ts";
 import { QmpSession } from "./qmp-session.ts";
 import type { SessionHost, SessionLoop } from "./session-loop.ts";
@@ -31,6 +32,8 @@ export interface MonitorOptions {
   readonly clock: Clock;
   readonly wallClock: WallClock;
   readonly version: Version;
+  /** The machine to which the program serves a disk, if it does: there are `stop`, `cont` and `query-status` then. */
+  readonly machine?: Machine;
   /** Whether `quit` emits `SHUTDOWN`, as QEMU does and its storage daemon does not. Default false. */
   readonly announceShutdown?: boolean;
   /** Called once, when `quit` has been answered: the program shall end, all jobs are over. */
@@ -40,6 +43,7 @@ export interface MonitorOptions {
 export class Monitor {
   readonly #options: MonitorOptions;
   readonly #context: CommandContext;
+  readonly #machine: MachineControl | undefined;
   readonly #host: SessionHost;
   readonly #sessions: Set<SessionLoop> = new Set();
   readonly #graphChange: CoMutex = new CoMutex();
@@ -50,13 +54,16 @@ export class Monitor {
   constructor(options: MonitorOptions) {
     this.#options = options;
     const { graph, jobs, createCopier, clock, version, runner } = options;
+    const machine = options.machine && new MachineControl(options.machine, (event, data) => this.emit(event, data));
+    this.#machine = machine;
     this.#context = {
       graph,
       jobs,
       createCopier,
       clock,
       version,
-      commandNames: ["qmp_capabilities", ...COMMANDS.keys()],
+      machine,
+      commandNames: ["qmp_capabilities", ...[...COMMANDS.values()].filter(this.#has).map(({ name }) => name)],
       execute: (name, argumentValues) => this.#execute(name, argumentValues),
       quit: () => this.#endJobs(),
     };
@@ -92,6 +99,11 @@ export class Monitor {
     for (const session of this.#sessions) if (session instanceof QmpSession) session.tell({ timestamp, event, data });
   }
 
+  /** Tells every QMP client of an error of a request of the machine, and that it has stopped if it has. */
+  tellIoError(error: MachineError): void {
+    this.#machine?.tell(error);
+  }
+
   /** How many clients are connected. */
   get sessionCount(): number {
     return this.#sessions.size;
@@ -101,6 +113,8 @@ export class Monitor {
   close(): void {
     for (const unsubscribe of this.#unsubscribe) unsubscribe();
   }
+
+  readonly #has = ({ forMachine }: Command): boolean => !forMachine || this.#machine !== undefined;
 
   #tellCorruption(nodeName: string, { message, offset, length, fatal }: CorruptionEvent): void {
     const place = offset === undefined || length === undefined ? {} : { offset, size: length };
@@ -114,7 +128,7 @@ export class Monitor {
 
   *#execute(name: string, argumentValues: JsonObject): Co<unknown> {
     const command = COMMANDS.get(name);
-    if (command === undefined) throw commandNotFound(name);
+    if (command === undefined || !this.#has(command)) throw commandNotFound(name);
     const values = checkArguments(command, argumentValues);
     const run = (): Co<unknown> => command.run(this.#context, values, argumentValues);
     return yield* command.changesGraph ? this.#graphChange.run(run) : run();

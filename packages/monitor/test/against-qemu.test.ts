@@ -7,6 +7,7 @@ import { SeededRandom } from "@spindle/base";
 import { peer } from "@spindle/testkit/peers";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { type Client, DISK_BYTES, MonitorRig } from "./monitor-rig.ts";
+import { TestMachine } from "./test-machine.ts";
 
 const daemon = peer("qemu-storage-daemon");
 const qemu = peer("qemu-system-x86_64");
@@ -330,6 +331,15 @@ const HMP_LINES: readonly string[] = [
   'block_job_set_speed "a b" 1',
   'block_job_set_speed "a\\"b" 1',
   'block_job_set_speed "a"b 1',
+  "info status",
+  "stop",
+  "stop x",
+  "info status",
+  "c",
+  "info status",
+  "help cont",
+  "help s",
+  "help info status",
   "help block_resize",
   "block_resize",
   "block_resize a",
@@ -346,7 +356,7 @@ describe.skipIf(qemu === undefined)("beside qemu-system", () => {
     const theirs = new Peer(qemu as string, ["-machine", "none", "-display", "none", "-qmp", "stdio"], tmpdir());
     try {
       await theirs.negotiate();
-      const ours = new MonitorRig().qmp();
+      const ours = new MonitorRig({ machine: new TestMachine() }).qmp();
       for (const line of HMP_LINES) {
         const expected = await theirs.execute("human-monitor-command", { "command-line": line });
         expect(ours.execute("human-monitor-command", { "command-line": line }), `line '${line}'`).toEqual(expected);

@@ -71,10 +71,13 @@ describe("an HMP session", () => {
       "block_job_pause",
       "block_job_resume",
       "block_job_set_speed",
+      "block_resize",
       "block_stream",
+      "cont|c",
       "help|?",
       "info",
       "quit|q",
+      "stop|s",
     ]);
     expect(print(client, "info").split("\n")[1]).toBe(
       "info block-jobs  -- show progress of ongoing block device operations",

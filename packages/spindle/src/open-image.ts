@@ -14,6 +14,8 @@ export interface ImageName {
 }
 
 export interface OpenImageOptions {
+  /** The node's name, unless the image's options tell one; made up when absent. */
+  readonly nodeName?: string;
   readonly readOnly: boolean;
   /** Other programs may write it meanwhile; only for reading. */
   readonly forceShare?: boolean | undefined;
@@ -42,13 +44,14 @@ export function* openAlone(graph: Graph, name: ImageName, forceShare = false): C
 
 function* openNode(graph: Graph, name: ImageName, options: OpenImageOptions): Co<BlockNode> {
   const { filename, format } = name;
-  const { readOnly, forceShare = false, noFlush, alone } = options;
+  const { readOnly, forceShare = false, noFlush, alone, nodeName } = options;
   if (format !== undefined) checkFormat(graph, format);
   const cache = noFlush === true ? { cache: { "no-flush": true } } : {};
   const given: OptionRecord = name.options ?? { file: { driver: "file", filename } };
   const told = format === undefined ? {} : { driver: format };
   const access = { "read-only": readOnly, "force-share": forceShare };
-  const node: OptionRecord = { ...access, ...told, ...withFileOptions(given, cache) };
+  const named = nodeName === undefined ? {} : { "node-name": nodeName };
+  const node: OptionRecord = { ...named, ...access, ...told, ...withFileOptions(given, cache) };
   if (alone !== true) return yield* node["driver"] === undefined ? graph.openProbed(node) : graph.open(node);
   const driver = node["driver"] ?? (yield* probeFormat(graph, node["file"] as OptionRecord));
   const definition = graph.registry.get(String(driver));

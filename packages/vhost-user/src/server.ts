@@ -5,11 +5,11 @@
 import { rmSync } from "node:fs";
 import { extname } from "node:path";
 import { MessageChannel, Worker, type WorkerOptions } from "node:worker_threads";
-import { BlockError, type Co, type Runner } from "@spindle/base";
+import { BlockError, type Co, type Runner, until } from "@spindle/base";
 import { type BlockNode, PortServer } from "@spindle/block";
 import { listenForDescriptors, sharingCalls } from "@spindle/host-node";
 import type { Thread, ThreadTableHandle } from "@spindle/shared-memory";
-import { createVirtioBlk, DeviceState } from "@spindle/virtio-blk";
+import { createVirtioBlk, DeviceState, type ErrorPolicy, type IoErrorReport } from "@spindle/virtio-blk";
 import type { ProtocolThreadData } from "./protocol-thread.ts";
 import { QueueControl } from "./queue-control.ts";
 import type { QueueThreadData } from "./queue-thread.ts";
@@ -40,6 +40,11 @@ export interface VhostUserOptions {
   readonly serial?: string;
   /** Microseconds for which an idle queue is looked at before its thread sleeps, at most; 0 for never, 32 when left out. */
   readonly pollUs?: number;
+  /** What is done about errors of reads, and of everything else; `report` when left out. `enospc` is for `werror` alone. */
+  readonly rerror?: ErrorPolicy;
+  readonly werror?: ErrorPolicy;
+  /** Told of each error of a guest's request, on the owner's thread. */
+  readonly ioError?: (report: IoErrorReport) => void;
   /** Told in a sentence what front ends do wrong. */
   readonly report?: (line: string) => void;
 }
@@ -51,10 +56,13 @@ export class VhostUserServer {
   readonly #ports: PortServer;
   readonly #listener: number;
   readonly #stop: number;
+  readonly #state: DeviceState;
   readonly #changed: number;
   readonly #forgetLength: () => void;
   readonly #protocol: Promise<void>;
   readonly #queues: Promise<void>[] = [];
+  readonly #errors: Promise<void>;
+  #closing = false;
   readonly #controls: readonly ReturnType<typeof QueueControl.allocate>[];
   #fail: (error: unknown) => void = () => {};
   #closed: Promise<void> | undefined;
@@ -79,9 +87,11 @@ export class VhostUserServer {
     this.#listener = listener;
     this.#stop = sharingCalls().createEvent();
     this.#changed = sharingCalls().createEvent();
-    const state = new DeviceState(device);
+    this.#state = new DeviceState(device, thread.table);
+    this.#state.errorThread = thread.index;
+    this.#errors = runner.run(this.#tellErrors());
     this.#forgetLength = node.onLength((length) => {
-      state.setDiskLength(length);
+      this.#state.setDiskLength(length);
       sharingCalls().signal(this.#changed);
     });
     this.failure = new Promise((_, reject) => {
@@ -107,6 +117,33 @@ export class VhostUserServer {
     process.on("exit", this.#wakeAll);
   }
 
+  /** Whether requests wait: after {@link stop}, or after an error whose policy says so. */
+  get stopped(): boolean {
+    return this.#state.stopped;
+  }
+
+  /** Begins no more requests of the guest; those in flight end. */
+  stop(): void {
+    this.#state.stop();
+  }
+
+  /** Goes on, and does the requests again that an error has stopped. */
+  resume(): void {
+    this.#takeErrors();
+    this.#state.resume();
+  }
+
+  *#tellErrors(): Co<void> {
+    while (!this.#closing) {
+      this.#takeErrors();
+      yield* until(() => this.#closing || this.#state.hasIoErrors);
+    }
+  }
+
+  #takeErrors(): void {
+    for (const report of this.#state.takeIoErrors()) this.#options.ioError?.(report);
+  }
+
   /** Serves no more: requests in flight end, connections are closed, and the socket is removed. */
   close(): Promise<void> {
     this.#closed ??= this.#close();
@@ -114,12 +151,15 @@ export class VhostUserServer {
   }
 
   async #close(): Promise<void> {
-    const { path, runner } = this.#options;
+    const { path, runner, thread } = this.#options;
     this.#forgetLength();
     sharingCalls().signal(this.#stop);
     await this.#protocol;
     this.#wakeAll();
     await Promise.all(this.#queues);
+    this.#closing = true;
+    thread.ring();
+    await this.#errors;
     process.off("exit", this.#wakeAll);
     await runner.run(this.#ports.close());
     rmSync(path, { force: true });
@@ -154,7 +194,7 @@ export class VhostUserServer {
   }
 }
 
-function describeDevice({ node, threads, serial }: VhostUserOptions, queueCount: number) {
+function describeDevice({ node, threads, serial, rerror, werror }: VhostUserOptions, queueCount: number) {
   return createVirtioBlk({
     memory: { regions: [] },
     threads,
@@ -166,6 +206,8 @@ function describeDevice({ node, threads, serial }: VhostUserOptions, queueCount:
     packed: true,
     discardGranularity: Math.max(512, node.trackingUnit),
     ...(serial === undefined ? {} : { serial }),
+    ...(rerror === undefined ? {} : { rerror }),
+    ...(werror === undefined ? {} : { werror }),
     // Front ends keep the driver's choice and do not tell it again to a backend that was restarted.
     configWce: false,
   });

@@ -54,10 +54,11 @@ export class DeviceState {
   readonly #threads: ThreadTable;
   readonly #errors: readonly IoErrorRing[];
 
-  constructor(handle: VirtioBlkHandle) {
+  /** @param threads the table of the device's threads, where it can wake those that sleep in descriptors */
+  constructor(handle: VirtioBlkHandle, threads: ThreadTable = new ThreadTable(handle.threads)) {
     this.handle = handle;
     this.#words = new Uint32Array(handle.state);
-    this.#threads = new ThreadTable(handle.threads);
+    this.#threads = threads;
     this.queues = Array.from({ length: handle.queueCount }, (_, index) => {
       const start = QUEUES_WORD + index * QUEUE_STATE_WORDS;
       return new QueueState(this.#words.subarray(start, start + QUEUE_STATE_WORDS));
@@ -251,12 +252,17 @@ export class DeviceState {
     Atomics.store(this.#words, ERROR_THREAD, encodeThread(thread));
   }
 
-  /** Whether the error policy has stopped the device: nothing new is begun, and what failed waits to be done again. */
+  /** Whether the host or the error policy has stopped the device: nothing new is begun, and what failed waits to be done again. */
   get stopped(): boolean {
     return Atomics.load(this.#words, STOPPED) !== 0;
   }
 
-  /** Lets the device go on after the host has seen to the error. Called by any thread. */
+  /** Holds the requests back that are not begun yet. Called by any thread. */
+  stop(): void {
+    Atomics.store(this.#words, STOPPED, 1);
+  }
+
+  /** Lets the device go on, as after the host has seen to an error. Called by any thread. */
   resume(): void {
     Atomics.store(this.#words, STOPPED, 0);
     this.wakeServers();
@@ -264,10 +270,15 @@ export class DeviceState {
 
   /** Notes an error of the disk for the host. Called by the thread that serves the queue. */
   ioFailed(queue: QueueState, report: Omit<IoErrorReport, "queue" | "missed" | "nospace">): void {
-    if (report.action === "stop" && Atomics.exchange(this.#words, STOPPED, 1) === 0) this.wakeServers();
+    if (report.action === "stop") this.stop();
     this.#errors[this.queues.indexOf(queue)]?.push(report);
     const thread = decodeThread(Atomics.load(this.#words, ERROR_THREAD));
     if (thread !== undefined) this.#threads.ring(thread);
+  }
+
+  /** Whether there are errors of the disk to take. */
+  get hasIoErrors(): boolean {
+    return this.#errors.some((ring) => !ring.empty);
   }
 
   /** Takes the errors of the disk that were reported since the last call. One thread calls this. */

@@ -81,6 +81,10 @@ export class IoErrorRing {
     this.#missed = pushed ? 0 : this.#missed + 1;
   }
 
+  get empty(): boolean {
+    return this.#ring.length === 0;
+  }
+
   /** The host's side. */
   pop(queue: number): IoErrorReport | undefined {
     const record = this.#record;

@@ -3,7 +3,7 @@
  * memory as the guest's, sets the queues up, and hands out the driver's side of each.
  */
 import { readSync } from "node:fs";
-import { alignUp, BlockError, ByteView, SECTOR_SIZE, SyncRunner } from "@spindle/base";
+import { alignUp, BlockError, ByteView, type Co, SECTOR_SIZE, SyncRunner } from "@spindle/base";
 import { sharingCalls } from "@spindle/host-node";
 import { ThreadTable } from "@spindle/shared-memory";
 import {
@@ -102,6 +102,7 @@ export class FrontEnd implements Disposable {
   readonly #guest: GuestHandle;
   readonly #thread: ReturnType<ThreadTable["attach"]>;
   readonly #event: number;
+  #closed = false;
 
   /**
    * Connects and brings the device up.
@@ -210,6 +211,21 @@ export class FrontEnd implements Disposable {
     return new GuestQueue(this.#guest, index, interrupts ? this.#thread : undefined, registers);
   }
 
+  /** Runs a request while this thread's event loop goes on. Ends with the request's error. */
+  async request<T>(co: Co<T>): Promise<T> {
+    let outcome: { readonly error: unknown; readonly value: T | undefined } | undefined;
+    this.runner.spawn(co, (error, value?: T) => {
+      outcome = { error, value };
+    });
+    for (;;) {
+      if (this.#closed) throw new BlockError("ECANCELED", "the front end has hung up");
+      this.runner.poll();
+      if (outcome === undefined) await new Promise((resolve) => setImmediate(resolve));
+      else if (outcome.error === undefined) return outcome.value as T;
+      else throw outcome.error;
+    }
+  }
+
   /** Sleeps until the back end interrupts, or for `timeoutMs`. Look at what the queues have used before. */
   awaitInterrupt(timeoutMs: number): void {
     const events = this.queueDescriptors.map(({ call }) => call);
@@ -288,6 +304,7 @@ export class FrontEnd implements Disposable {
 
   /** Hangs up. */
   [Symbol.dispose](): void {
+    this.#closed = true;
     this.#socket.close();
     if (this.#channel !== undefined) sharingCalls().close(this.#channel);
     if (this.#inflight !== undefined) sharingCalls().close(this.#inflight.descriptor);

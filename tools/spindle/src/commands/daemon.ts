@@ -1,22 +1,13 @@
 /** `spindle daemon`: opens a graph of images, and takes commands over QMP and HMP until it is told to end. */
 import { rmSync, writeFileSync } from "node:fs";
 import { BlockError } from "@spindle/base";
-import {
-  type ByteConnection,
-  listenUnix,
-  nodeEventLoop,
-  standardConnection,
-  type UnixListener,
-} from "@spindle/host-node";
-import { Monitor, type Session as MonitorSession, type WallClock } from "@spindle/monitor";
 import { Session } from "spindle";
 import { parseBlockdev } from "../blockdev-option.ts";
 import { type Command, defineCommand, numberOption, UsageError } from "../command.ts";
 import { SignalWatch } from "../ending-signals.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { ALLOW_BACKING } from "../image-options.ts";
-import { type MonitorPlace, parseMonitorPlace } from "../monitor-option.ts";
-import { VERSION_NUMBERS } from "../version.ts";
+import { MONITOR_OPTIONS, MonitorService, monitorPlaces, type PlacedMonitor } from "../monitor-service.ts";
 
 const WORKERS_MAX = 32;
 
@@ -29,20 +20,14 @@ export const daemon: Command = defineCommand({
     "blockdev-add takes them; a place is unix:PATH, whose socket nobody but this user may use, or stdio.",
   options: {
     blockdev: { value: "OPTIONS", many: true, help: "open a node; a later one may use it by its name" },
-    qmp: { value: "PLACE", many: true, help: "serve QMP here" },
-    hmp: { value: "PLACE", many: true, help: "serve the human monitor here" },
+    ...MONITOR_OPTIONS,
     workers: { value: "N", help: `copy workers of each stream job, 0 to ${WORKERS_MAX} (default: 2)` },
     pidfile: { value: "FILE", help: "write the process's number here when everything is open" },
     "allow-backing": ALLOW_BACKING,
   },
   async run(values) {
-    const places = [
-      ...values.qmp.map((text) => ({ language: "qmp" as const, place: parseMonitorPlace("qmp", text) })),
-      ...values.hmp.map((text) => ({ language: "hmp" as const, place: parseMonitorPlace("hmp", text) })),
-    ];
+    const places = monitorPlaces(values);
     if (places.length === 0) throw new UsageError("a daemon without a monitor takes no commands: give --qmp or --hmp");
-    if (places.filter(({ place }) => place.kind === "stdio").length > 1)
-      throw new UsageError("only one monitor can use stdio");
     const workers = numberOption("number of workers", values.workers, 0, WORKERS_MAX);
     await using session = new Session({
       allowBacking: values["allow-backing"],
@@ -55,7 +40,7 @@ export const daemon: Command = defineCommand({
 
 interface Service {
   readonly blockdevs: readonly string[];
-  readonly places: readonly { readonly language: "qmp" | "hmp"; readonly place: MonitorPlace }[];
+  readonly places: readonly PlacedMonitor[];
   readonly pidfile: string | undefined;
 }
 
@@ -67,37 +52,12 @@ async function serve(session: Session, { blockdevs, places, pidfile }: Service):
   });
   using _signals = new SignalWatch(end);
   for (const text of blockdevs) await openNode(session, text);
-  const { graph, jobs, createCopier, runner } = session;
-  const { clock } = session.environment;
-  const monitor = new Monitor({
-    graph,
-    jobs,
-    createCopier,
-    runner,
-    clock,
-    wallClock,
-    version: VERSION_NUMBERS,
-    onQuit: end,
-  });
-  const listeners: UnixListener[] = [];
-  // Neither a signal to come nor a monitor whose client has gone keeps the process alive.
-  const letGo = nodeEventLoop().keepAlive();
+  await using _monitors = await MonitorService.start({ session, places, onQuit: end });
   try {
-    for (const { language, place } of places) {
-      const accept = (connection: ByteConnection): void => {
-        attach(connection, language === "qmp" ? monitor.openQmp(connection) : monitor.openHmp(connection));
-      };
-      if (place.kind === "stdio") accept(standardConnection());
-      else listeners.push(await listenUnix(place.path, accept));
-    }
     if (pidfile !== undefined) writePidfile(pidfile);
     await ended;
   } finally {
-    monitor.close();
-    for (const listener of listeners) await listener.close();
     if (pidfile !== undefined) rmSync(pidfile, { force: true });
-    process.stdin.destroy();
-    letGo();
   }
 }
 
@@ -108,11 +68,6 @@ async function openNode(session: Session, text: string): Promise<void> {
   await session.run(session.graph.open(options));
 }
 
-function attach(connection: ByteConnection, conversation: MonitorSession): void {
-  connection.onData = (bytes) => conversation.receive(bytes);
-  connection.onEnd = () => conversation.end();
-}
-
 function writePidfile(file: string): void {
   try {
     writeFileSync(file, `${process.pid}\n`);
@@ -120,5 +75,3 @@ function writePidfile(file: string): void {
     throw new BlockError("EIO", `Could not write '${file}': ${(error as Error).message}`, { path: file }, error);
   }
 }
-
-const wallClock: WallClock = { nowMicroseconds: () => Math.floor((performance.timeOrigin + performance.now()) * 1000) };
