@@ -1,7 +1,7 @@
 /** One thread of a bare copy: takes the next piece, reads it, writes it. */
 import { readSync, writeSync } from "node:fs";
 import { workerData } from "node:worker_threads";
-import { MiB } from "@spindle/base";
+import { MiB, transferBytes } from "@spindle/base";
 import { DONE, GO, NEXT_PIECE, READY } from "./bare-copy.ts";
 
 export interface BareCopyWork {
@@ -16,7 +16,7 @@ const PIECE_BYTES = MiB;
 
 const { source, target, length, control } = workerData as BareCopyWork;
 const words = new Int32Array(control);
-const buffer = Buffer.allocUnsafeSlow(PIECE_BYTES);
+const buffer = transferBytes(PIECE_BYTES);
 
 count(READY);
 Atomics.wait(words, GO, 0);

@@ -29,6 +29,7 @@ export { type RandomSource, SeededRandom } from "./random.ts";
 export { AsyncRunner, type EventLoop } from "./run-async.ts";
 export { SyncRunner } from "./run-sync.ts";
 export { Runner, type Task } from "./runner.ts";
+export { TRANSFER_LEAD_BYTES, transferBytes } from "./transfer-bytes.ts";
 export { formatSize, GiB, KiB, MiB, parseExactSize, parseSize, SECTOR_SIZE, TiB } from "./units.ts";
 export { decodeUtf8, encodeUtf8 } from "./utf8.ts";
 export type { Waiter } from "./waiter.ts";

@@ -27,6 +27,11 @@ export interface WriteFlags {
   readonly mayUnmap?: boolean;
   /** For zeroes: ENOTSUP rather than zeros that are written one by one. */
   readonly noFallback?: boolean;
+  /**
+   * For writes of data: called when the last of it has its place, so that what is written from then on is laid out behind
+   * it. A driver need not call it.
+   */
+  readonly placed?: () => void;
 }
 
 /**

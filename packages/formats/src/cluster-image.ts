@@ -51,15 +51,20 @@ export class ClusterImage {
     return true;
   }
 
-  *write(offset: number, vector: IoVector): Co<void> {
+  /** @param placed called when the last of the bytes has its place, as {@link WriteFlags.placed} */
+  *write(offset: number, vector: IoVector, placed?: () => void): Co<void> {
     for (let done = 0; done < vector.length; ) {
       const mapping = yield* this.#map.lookup(offset + done, vector.length - done);
       if (isWritable(mapping)) {
         this.#checkPresent("write", mapping.hostOffset, mapping.length);
         if (this.#file.driver.debugEvent !== undefined) yield* this.#file.tell("write_aio");
+        if (done + mapping.length === vector.length) placed?.();
         yield* this.#file.write(mapping.hostOffset, vector.slice(done, mapping.length));
         done += mapping.length;
-      } else done += yield* this.#writeNew(offset + done, vector.slice(done, mapping.length));
+      } else
+        done += yield* this.#writeNew(offset + done, vector.slice(done, mapping.length), (length) => {
+          if (done + length === vector.length) placed?.();
+        });
     }
   }
 
@@ -160,9 +165,10 @@ export class ClusterImage {
   /**
    * Writes to clusters that are not there or are shared: reserves new ones, fills what the request leaves of them with
    * what they held, and lets the map point at them.
+   * @param placed told how many bytes of the vector have their place, before they are written
    * @returns how many bytes of the vector were written
    */
-  *#writeNew(offset: number, vector: IoVector): Co<number> {
+  *#writeNew(offset: number, vector: IoVector, placed: (length: number) => void): Co<number> {
     const { clusterSize } = this.#map;
     const start = alignDown(offset, clusterSize);
     const wanted = alignUp(Math.min(offset + vector.length, start + STEP_BYTES_MAX), clusterSize) - start;
@@ -170,6 +176,7 @@ export class ClusterImage {
     try {
       const end = allocation.guestOffset + allocation.length;
       const written = Math.min(vector.length, end - offset);
+      placed(written);
       const whole = yield* this.#surround(start, offset, vector.slice(0, written), end);
       if (this.#file.driver.debugEvent !== undefined) yield* this.#tellOfNew(whole.length > written);
       yield* this.#file.write(allocation.hostOffset, whole);

@@ -2,7 +2,7 @@
  * Copies on the thread that calls: reads the chain below the top into a buffer of its own, and lets the top's driver
  * write what is not zero. Any driver can be filled in this way.
  */
-import { BlockError, type Co, encodeError, isBlockError } from "@spindle/base";
+import { BlockError, type Co, encodeError, isBlockError, transferBytes } from "@spindle/base";
 import { type BlockNode, IoVector } from "@spindle/block";
 import type { Copier, CopierOptions, CopyOutcome } from "./copier.ts";
 import { zeroRuns } from "./zero-runs.ts";
@@ -70,7 +70,7 @@ export class LocalCopier implements Copier {
 
   #takeBuffer(length: number): Uint8Array {
     const spare = this.#buffers.pop();
-    return spare !== undefined && spare.length >= length ? spare : new Uint8Array(Math.max(length, this.#bufferBytes));
+    return spare !== undefined && spare.length >= length ? spare : transferBytes(Math.max(length, this.#bufferBytes));
   }
 }
 

@@ -2,7 +2,7 @@
  * Makes an image independent of what its old backing file shows and the new one does not: clusters that differ are copied
  * into it. Afterwards the image shows the same over either.
  */
-import { type Co, MiB } from "@spindle/base";
+import { type Co, MiB, transferBytes } from "@spindle/base";
 import { type BlockNode, backingOf, chainStatus, IoVector, skipFilters } from "@spindle/block";
 import { isAllZero } from "./zero-runs.ts";
 
@@ -67,7 +67,7 @@ function* copyPiece(image: BlockNode, { old, backing }: Both, offset: number, le
 }
 
 function* readBelow(node: BlockNode | null, offset: number, length: number): Co<Uint8Array> {
-  const bytes = new Uint8Array(length);
+  const bytes = transferBytes(length);
   const present = node === null ? 0 : Math.max(0, Math.min(length, node.length - offset));
   if (node !== null && present > 0) yield* node.read(offset, IoVector.of(bytes.subarray(0, present)));
   return bytes;

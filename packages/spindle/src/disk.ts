@@ -2,7 +2,7 @@
  * An open disk: what `openDisk` gives. Requests may be made side by side; each goes through the node's tracker like a
  * guest's. Closing the disk cancels its jobs, waits for its requests, and closes the whole chain.
  */
-import { BlockError, type Co, isBlockError } from "@spindle/base";
+import { BlockError, type Co, isBlockError, transferBytes } from "@spindle/base";
 import {
   Backend,
   type BlockNode,
@@ -285,7 +285,7 @@ export class Disk implements AsyncDisposable {
 
   #allocate(offset: number, length: number): Uint8Array {
     const fits = Number.isSafeInteger(length) && length >= 0 && offset + length <= this.length;
-    if (fits) return new Uint8Array(length);
+    if (fits) return transferBytes(length);
     throw new BlockError("EINVAL", `read beyond the end of '${this.filename}'`, { operation: "read", offset, length });
   }
 

@@ -3,6 +3,7 @@
  * room for their compressed form, and a state. Whoever finds a piece that nobody has taken takes it; whoever changes a
  * state rings who waits for it.
  */
+import { TRANSFER_LEAD_BYTES } from "@spindle/base";
 import type { CompressorOptions } from "@spindle/jobs";
 
 export interface CompressBoardHandle extends CompressorOptions {
@@ -37,20 +38,22 @@ export class CompressBoard {
   static create(options: CompressorOptions, pieces: number, workers: number): CompressBoardHandle {
     const { kind, clusterSize, pieceBytes } = options;
     const words = 1 + workers + pieces * (1 + pieceBytes / clusterSize);
-    const memory = new SharedArrayBuffer(pieces * 2 * pieceBytes + words * Int32Array.BYTES_PER_ELEMENT);
+    const memory = new SharedArrayBuffer(
+      TRANSFER_LEAD_BYTES + pieces * 2 * pieceBytes + words * Int32Array.BYTES_PER_ELEMENT,
+    );
     return { kind, clusterSize, pieceBytes, memory, pieces, workers };
   }
 
   constructor(handle: CompressBoardHandle) {
     const { memory, pieces, workers, pieceBytes, clusterSize } = handle;
     this.handle = handle;
-    const start = pieces * 2 * pieceBytes;
+    const start = TRANSFER_LEAD_BYTES + pieces * 2 * pieceBytes;
     const clusters = pieceBytes / clusterSize;
     this.#words = new Int32Array(memory, start, 1 + workers + pieces);
     const lengthsStart = start + this.#words.byteLength;
     this.#places = Array.from({ length: pieces }, (_, index) => ({
-      bytes: new Uint8Array(memory, 2 * index * pieceBytes, pieceBytes),
-      packed: new Uint8Array(memory, (2 * index + 1) * pieceBytes, pieceBytes),
+      bytes: new Uint8Array(memory, TRANSFER_LEAD_BYTES + 2 * index * pieceBytes, pieceBytes),
+      packed: new Uint8Array(memory, TRANSFER_LEAD_BYTES + (2 * index + 1) * pieceBytes, pieceBytes),
       lengths: new Int32Array(memory, lengthsStart + index * clusters * Int32Array.BYTES_PER_ELEMENT, clusters),
     }));
   }

@@ -3,7 +3,7 @@
  * are all zeros, writes the others to their host offsets and completes the command. Many copies run side by side on the
  * one thread, so that a slow chain is waited for once and not once a copy. It never touches metadata.
  */
-import { type Co, type Runner, until } from "@spindle/base";
+import { type Co, type Runner, transferBytes, until } from "@spindle/base";
 import { type BlockNode, IoVector } from "@spindle/block";
 import { descriptorIo } from "@spindle/host-node";
 import { zeroRuns } from "@spindle/jobs";
@@ -28,7 +28,7 @@ export interface CopyServerOptions {
 export class CopyServer {
   readonly #options: CopyServerOptions;
   readonly #zeroes: Buffer;
-  readonly #buffers: Buffer[] = [];
+  readonly #buffers: Uint8Array[] = [];
 
   constructor(options: CopyServerOptions) {
     this.#options = options;
@@ -55,7 +55,7 @@ export class CopyServer {
   *#execute(command: CopyCommand): Co<void> {
     const { channel, ringOwner, waiter } = this.#options;
     const { slot, length } = command;
-    const buffer = this.#buffers.pop() ?? Buffer.allocUnsafeSlow(this.#options.copyBytesMax);
+    const buffer = this.#buffers.pop() ?? transferBytes(this.#options.copyBytesMax);
     let failed: "read" | "write" | undefined = "read";
     try {
       yield* this.#read(command, buffer.subarray(0, length));
@@ -70,14 +70,14 @@ export class CopyServer {
     ringOwner();
   }
 
-  *#read({ guestOffset, dataLength }: CopyCommand, into: Buffer): Co<void> {
+  *#read({ guestOffset, dataLength }: CopyCommand, into: Uint8Array): Co<void> {
     const { chain } = this.#options;
     const present = Math.max(0, Math.min(dataLength, chain.length - guestOffset));
     if (present > 0) yield* chain.read(guestOffset, IoVector.of(into.subarray(0, present)));
     into.fill(0, present);
   }
 
-  *#write({ slot, hostOffset }: CopyCommand, data: Buffer): Co<void> {
+  *#write({ slot, hostOffset }: CopyCommand, data: Uint8Array): Co<void> {
     const { channel, targetDescriptor, clusterSize } = this.#options;
     const mask = channel.zeroMask(slot, data.length / clusterSize);
     for (const { start, end, zero } of zeroRuns(data, clusterSize, this.#isZero)) {

@@ -110,8 +110,8 @@ class Qcow2Driver implements BlockDriver {
   read(offset: number, vector: IoVector): Co<void> {
     return this.#image.read(offset, vector);
   }
-  write(offset: number, vector: IoVector): Co<void> {
-    return this.#corruption.watch(this.#image.write(offset, vector));
+  write(offset: number, vector: IoVector, { placed }: WriteFlags): Co<void> {
+    return this.#corruption.watch(this.#image.write(offset, vector, placed));
   }
   writesInPlace(offset: number, length: number): Co<boolean> {
     return this.#image.writesInPlace(offset, length);

@@ -52,7 +52,8 @@ class RawDriver implements BlockDriver {
     if (present > 0) yield* this.#file.read(offset, vector.slice(0, present));
     if (present < vector.length) vector.slice(present, vector.length - present).fill(0);
   }
-  *write(offset: number, vector: IoVector): Co<void> {
+  *write(offset: number, vector: IoVector, { placed }: WriteFlags): Co<void> {
+    placed?.();
     if (offset < PROBE_BYTES && this.#probe !== undefined) yield* this.#checkHead(offset, vector);
     if (this.#file.driver.debugEvent !== undefined) yield* this.#file.tell("write_aio");
     yield* this.#file.write(offset, vector);

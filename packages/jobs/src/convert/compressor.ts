@@ -2,7 +2,7 @@
  * Between a conversion, which knows what is to be compressed, and whoever compresses it: this thread, or a pool of worker
  * threads (the package `streaming`).
  */
-import type { Co } from "@spindle/base";
+import { type Co, transferBytes } from "@spindle/base";
 import type { Codecs } from "@spindle/block";
 
 /** Memory for one piece, and what makes it smaller. */
@@ -48,7 +48,7 @@ export function packCluster(
 export function localCompressor(codecs: Codecs): CreateCompressor {
   return function* ({ kind, clusterSize, pieceBytes }) {
     const piece = (): PieceCompressor => {
-      const bytes = new Uint8Array(pieceBytes);
+      const bytes = transferBytes(pieceBytes);
       return {
         bytes,
         *compress(clusters) {

@@ -15,7 +15,7 @@ import {
   MiB,
   SECTOR_SIZE,
   sleep,
-  until,
+  transferBytes,
 } from "@spindle/base";
 import { type BlockNode, backingOf, type Environment, IoVector, type WriteFlags } from "@spindle/block";
 import { RateLimit } from "../rate-limit.ts";
@@ -23,6 +23,7 @@ import type { Compressor, CreateCompressor, PieceCompressor } from "./compressor
 import { ConvertPlan, type Piece } from "./convert-plan.ts";
 import { JoinedSource } from "./joined-source.ts";
 import { sparseRuns } from "./sparse-runs.ts";
+import { type Write, WriteOrder } from "./write-order.ts";
 
 /** Bytes of one read, and of one write where nothing is zeros. */
 const PIECE_BYTES: number = 2 * MiB;
@@ -93,9 +94,8 @@ class Conversion {
   readonly #source: JoinedSource;
   readonly #limit: RateLimit;
   readonly #planning = new CoMutex();
+  readonly #order = new WriteOrder();
   readonly #flags: WriteFlags;
-  /** The piece that may be written. */
-  #turn = 0;
   #done = 0;
   #failed = false;
 
@@ -123,26 +123,26 @@ class Conversion {
   }
 
   #plainLane(plan: ConvertPlan): Co<void> {
-    const buffer = new Uint8Array(Math.min(PIECE_BYTES, Math.max(1, this.#source.length)));
+    const buffer = transferBytes(Math.min(PIECE_BYTES, Math.max(1, this.#source.length)));
     return this.#lane(plan, buffer, (piece) => this.#plainWrites(piece, buffer.subarray(0, piece.length)));
   }
 
   /** One of the coroutines that take pieces until there are no more. */
-  *#lane(plan: ConvertPlan, buffer: Uint8Array, toWrites: (piece: Piece) => Co<Co<void>[]>): Co<void> {
+  *#lane(plan: ConvertPlan, buffer: Uint8Array, toWrites: (piece: Piece) => Co<Write[]>): Co<void> {
     try {
       for (;;) {
         const piece = yield* this.#planning.run(() => this.#take(plan));
         if (piece === undefined) return;
         if (piece.kind === "data") yield* this.#read(piece, buffer);
         const writes = piece.kind === "data" ? yield* toWrites(piece) : this.#zeroWrites(piece);
-        if (this.#request.inOrder) yield* until(() => this.#failed || this.#turn === piece.index);
-        if (this.#failed) return;
         yield* this.#write(piece, writes);
+        if (this.#failed) return;
         this.#done += piece.length;
         this.#request.progress?.(this.#done);
       }
     } catch (error) {
       this.#failed = true;
+      this.#order.stop();
       throw error;
     }
   }
@@ -186,37 +186,43 @@ class Conversion {
     }
   }
 
-  *#write({ index, offset }: Piece, writes: readonly Co<void>[]): Co<void> {
+  *#write({ index, offset }: Piece, writes: readonly Write[]): Co<void> {
     try {
-      // Each takes its place in the target before the next one: they are one behind the other.
-      if (this.#request.inOrder) for (const write of writes) yield* write;
-      else yield* join(writes);
+      yield* this.#request.inOrder ? this.#order.run(index, writes) : join(writes.map((write) => write()));
     } catch (error) {
       if (!isBlockError(error)) throw error;
       throw explained("writing", offset, error);
     }
-    this.#turn = index + 1;
   }
 
-  #zeroWrites({ kind, offset, length }: Piece): Co<void>[] {
+  #zeroWrites({ kind, offset, length }: Piece): Write[] {
     if (kind === "backing" || this.#request.targetIsZero) return [];
-    return [this.#request.target.writeZeroes(offset, length, this.#flags)];
+    return [() => this.#request.target.writeZeroes(offset, length, this.#flags)];
   }
 
-  *#plainWrites({ offset, length }: Piece, bytes: Uint8Array): Co<Co<void>[]> {
+  #plainWrite(offset: number, bytes: Uint8Array): Write {
+    return (placed) =>
+      this.#request.target.write(
+        offset,
+        IoVector.of(bytes),
+        placed === undefined ? this.#flags : { ...this.#flags, placed },
+      );
+  }
+
+  *#plainWrites({ offset, length }: Piece, bytes: Uint8Array): Co<Write[]> {
     const { target, sparseBytes } = this.#request;
-    if (sparseBytes === undefined || sparseBytes === 0) return [target.write(offset, IoVector.of(bytes), this.#flags)];
+    if (sparseBytes === undefined || sparseBytes === 0) return [this.#plainWrite(offset, bytes)];
     // Clusters are stored as a whole, and each by one write: then they take their places in order.
     const unit = Math.max(2 ** Math.floor(Math.log2(sparseBytes)), target.driver.clusterSize);
     return sparseRuns(bytes.subarray(0, length), offset, unit, sparseBytes).flatMap(({ start, end, zero }) =>
       zero
         ? this.#zeroWrites({ kind: "zero", offset: offset + start, length: end - start, index: 0 })
-        : [target.write(offset + start, IoVector.of(bytes.subarray(start, end)), this.#flags)],
+        : [this.#plainWrite(offset + start, bytes.subarray(start, end))],
     );
   }
 
   /** Compresses the clusters that are not all zeros, and stores those plainly that do not get smaller. */
-  *#packedWrites({ offset, length }: Piece, { bytes, compress }: PieceCompressor): Co<Co<void>[]> {
+  *#packedWrites({ offset, length }: Piece, { bytes, compress }: PieceCompressor): Co<Write[]> {
     const { target, sparseBytes } = this.#request;
     const { clusterSize } = target.driver;
     const whole = bytes.subarray(0, alignUp(length, clusterSize));
@@ -224,7 +230,7 @@ class Conversion {
     const isStored = ({ zero }: { readonly zero: boolean }): boolean => !zero || sparseBytes === 0;
     const clusters = runs.filter(isStored).flatMap(({ start, end }) => indexes(start / clusterSize, end / clusterSize));
     const packed = yield* compress(clusters);
-    const writes: Co<void>[] = [];
+    const writes: Write[] = [];
     let next = 0;
     for (const run of runs) {
       const end = Math.min(run.end, length);
@@ -241,20 +247,21 @@ class Conversion {
     return writes;
   }
 
-  #storeRun(offset: number, bytes: Uint8Array, start: number, packed: readonly (Uint8Array | undefined)[]): Co<void>[] {
+  #storeRun(offset: number, bytes: Uint8Array, start: number, packed: readonly (Uint8Array | undefined)[]): Write[] {
     const { target } = this.#request;
     const { clusterSize } = target.driver;
-    const writes: Co<void>[] = [];
+    const writes: Write[] = [];
     for (let first = 0; first < packed.length; ) {
       const isPacked = packed[first] !== undefined;
       let end = first + 1;
       while (end < packed.length && (packed[end] !== undefined) === isPacked) end += 1;
       const at = start + first * clusterSize;
       const plain = bytes.subarray(at, start + end * clusterSize);
+      const clusters = packed.slice(first, end);
       writes.push(
         isPacked
-          ? target.writePacked(offset + at, packed.slice(first, end) as Uint8Array[])
-          : target.write(offset + at, IoVector.of(plain), this.#flags),
+          ? () => target.writePacked(offset + at, clusters as Uint8Array[])
+          : this.#plainWrite(offset + at, plain),
       );
       first = end;
     }
