@@ -14,6 +14,11 @@ import { describe, expect, test } from "vitest";
 import { isOneClearLine, Scratch, SPINDLE, spindle } from "./program.ts";
 
 const qemuImg = peer("qemu-img");
+const qemuIo = peer("qemu-io");
+
+/** The line that QEMU's programs say, and what it may mean. */
+const LOCKED =
+  /^spindle: Could not open 'disk': Failed to get (shared )?"write" lock\nIs another process using the image \[disk\]\?\n$/;
 
 /** Starts to serve and waits until it does. */
 async function serve(scratch: Scratch, ...argv: readonly string[]): Promise<ChildProcess> {
@@ -186,6 +191,42 @@ describe("the program", () => {
     } finally {
       other.close();
     }
+  });
+
+  test.each([
+    ["another server", []],
+    ["another server, which serves it to readers", ["--read-only"]],
+  ])("does not serve an image that %s has", async (_name, options) => {
+    using scratch = new Scratch();
+    await spindle(["create", "-f", "qcow2", "disk", "8M"], { cwd: scratch.folder });
+    const first = await serve(scratch, "disk");
+    const argv = ["serve", "disk", "--vhost-user", "other", ...options];
+    const { code, stderr } = await spindle(argv, { cwd: scratch.folder });
+    expect(code).toBe(1);
+    expect(stderr).toMatch(LOCKED);
+    expect(existsSync(scratch.path("other"))).toBe(false);
+    using frontEnd = new FrontEnd(scratch.path("socket"));
+    frontEnd.runner.run(frontEnd.queue(0).write(0, new Uint8Array(4096)));
+    const over = ended(first);
+    first.kill("SIGTERM");
+    expect(await over).toBe(0);
+  });
+
+  test.skipIf(qemuIo === undefined)("does not serve an image that QEMU has", async () => {
+    using scratch = new Scratch();
+    await spindle(["create", "-f", "qcow2", "disk", "8M"], { cwd: scratch.folder });
+    const qemu = spawn(qemuIo as string, ["disk"], { cwd: scratch.folder, stdio: ["pipe", "pipe", "inherit"] });
+    await new Promise((resolve) => qemu.stdout.once("data", resolve));
+    const { code, stderr } = await spindle(["serve", "disk", "--vhost-user", "socket"], { cwd: scratch.folder });
+    expect(code).toBe(1);
+    expect(stderr).toMatch(LOCKED);
+    const over = ended(qemu);
+    qemu.stdin.end("quit\n");
+    await over;
+    const child = await serve(scratch, "disk");
+    const end = ended(child);
+    child.kill("SIGTERM");
+    expect(await end).toBe(0);
   });
 
   test("takes over the socket that a killed one has left", async () => {
