@@ -1,4 +1,4 @@
-/** A folder for a bench's images, in memory where the host has /dev/shm, and the bytes that fill them. */
+/** A folder for a bench's images, and the bytes that fill them. */
 import { randomFillSync } from "node:crypto";
 import { closeSync, existsSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -8,8 +8,10 @@ import { KiB, MiB } from "@spindle/base";
 export class Scratch implements Disposable {
   readonly folder: string;
 
-  constructor() {
-    this.folder = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "spindle-bench-"));
+  /** @param place in memory where the host has /dev/shm, or on a disk where /var/tmp is on one */
+  constructor(place: "memory" | "disk" = "memory") {
+    const folder = place === "memory" ? "/dev/shm" : "/var/tmp";
+    this.folder = mkdtempSync(join(existsSync(folder) ? folder : tmpdir(), "spindle-bench-"));
   }
 
   path(name: string): string {

@@ -1,23 +1,29 @@
-/** A virtual machine's driver without the machine: random requests of 4 KiB over a vhost-user socket, as fast as they end. */
+/** A virtual machine's driver without the machine: requests over a vhost-user socket, as fast as they end. */
 import { parentPort, workerData } from "node:worker_threads";
 import { SeededRandom } from "@spindle/base";
 import { FrontEnd } from "@spindle/vhost-user";
 import { VIRTIO_BLK_S_OK, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from "@spindle/virtio-blk";
 import { LatencyHistogram } from "@spindle/workload";
-import { type DriverReport, type DriverWork, REQUEST_BYTES } from "./vhost-user-protocol.ts";
+import type { DriverReport, DriverWork } from "./vhost-user-protocol.ts";
 
 /** A back end that has gone wakes nobody. */
 const WAIT_MS = 100;
 const PATIENCE_MS = 10_000;
 
-const { path, queues, depth, operation, workingSet, seconds } = workerData as DriverWork;
+/** So many buffers are there at least as requests are in flight. */
+const QUEUE_SIZE = 128;
+
+const work = workerData as DriverWork;
+const { path, queues, depth, operation, requestBytes, workingSet, seconds } = work;
 const random = new SeededRandom(1);
 const type = operation === "read" ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT;
-using frontEnd = new FrontEnd(path, { queues, dataBytes: REQUEST_BYTES });
+using frontEnd = new FrontEnd(path, { queues, queueSize: QUEUE_SIZE, dataBytes: requestBytes });
 const rings = Array.from({ length: queues }, (_, index) => {
-  const queue = frontEnd.queue(index);
+  const queue = frontEnd.queue(index, !work.polled);
   return { queue, startedMs: new Float64Array(queue.depth), inFlight: [] as number[] };
 });
+/** The last request, in units of requests. */
+let next = -1;
 let latency = new LatencyHistogram(LatencyHistogram.allocate());
 
 run(seconds * 250);
@@ -44,14 +50,14 @@ function run(durationMs: number): void {
       collected += ring.queue.collect();
     }
     if (collected > 0) for (const ring of rings) reap(ring);
-    else frontEnd.awaitInterrupt(WAIT_MS);
+    else if (!work.polled) frontEnd.awaitInterrupt(WAIT_MS);
     if (performance.now() > endMs + PATIENCE_MS) throw new Error("the back end does not answer");
   }
 }
 
 function submit({ queue, startedMs, inFlight }: (typeof rings)[number]): void {
-  const offset = random.below(workingSet / REQUEST_BYTES) * REQUEST_BYTES;
-  const slot = queue.submit({ type, offset, length: REQUEST_BYTES });
+  next = work.sequential ? (next + 1) % (workingSet / requestBytes) : random.below(workingSet / requestBytes);
+  const slot = queue.submit({ type, offset: next * requestBytes, length: requestBytes });
   startedMs[slot] = performance.now();
   inFlight.push(slot);
 }

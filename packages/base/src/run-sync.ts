@@ -36,7 +36,7 @@ export class SyncRunner extends Runner {
       const seen = this.#waiter?.snapshot() ?? 0;
       this.advanceAll();
       if (finished()) return;
-      this.#idle(seen);
+      this.idle(seen);
     }
   }
 
@@ -55,7 +55,8 @@ export class SyncRunner extends Runner {
     return true;
   }
 
-  #idle(seen: number): void {
+  /** Every coroutine waits: sleeps until the doorbell rings, or a coroutine wants to be looked at. */
+  protected idle(seen: number): void {
     const deadline = this.earliestDeadlineMs();
     const timeoutMs = deadline === undefined ? undefined : Math.max(0, deadline - this.#clock.now());
     if (this.#waiter === undefined) {

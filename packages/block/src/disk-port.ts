@@ -36,6 +36,8 @@ export interface DiskPortHandle {
   readonly length: SharedLengthHandle;
   readonly readOnly: boolean;
   readonly trackingUnit: number;
+  /** The files are read and written past the page cache. */
+  readonly direct: boolean;
 }
 
 /** A run of a request that one access serves, or, without a place, one that the owner has to serve. */

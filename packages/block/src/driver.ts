@@ -138,7 +138,7 @@ export interface BlockDriver {
    */
   shareableOptions?(): Readonly<Record<string, unknown>>;
   /** For files of the host: the process-wide descriptor at which `Extent.hostOffset` counts. */
-  readonly fileDescriptor?: number;
+  readonly fileDescriptor?: number | undefined;
   /** For files of the host: the name that tells this file from every other, so that a chain's cycles are seen. */
   readonly identity?: string | undefined;
 }

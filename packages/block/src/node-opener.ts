@@ -7,8 +7,8 @@ import type { BackingFile, BlockDriver } from "./driver.ts";
 import type { Graph } from "./graph.ts";
 import { IoVector } from "./io-vector.ts";
 import { BlockNode, type Children } from "./node.ts";
-import { checkOptions, fileOption, type NodeOptionValues, type OptionRecord } from "./node-options.ts";
-import type { DriverDefinition, InFlightTickets } from "./registry.ts";
+import { cacheOptions, checkOptions, fileOption, type NodeOptionValues, type OptionRecord } from "./node-options.ts";
+import type { CacheOptions, DriverDefinition, InFlightTickets } from "./registry.ts";
 
 /** Longer chains are refused: a host may show one file under many identities. */
 const CHAIN_DEPTH_MAX = 200;
@@ -25,6 +25,8 @@ export interface OpenImageOptions {
   readonly readOnly?: boolean | undefined;
   /** Other programs may write the image meanwhile; only for images that are opened read-only. */
   readonly forceShare?: boolean | undefined;
+  /** Past the host's page cache. */
+  readonly direct?: boolean | undefined;
 }
 
 /** What is handed down while a tree is opened. */
@@ -36,6 +38,7 @@ interface Scope {
   readonly depth: number;
   readonly readOnly: boolean;
   readonly forceShare: boolean;
+  readonly cache: CacheOptions;
   /** The parent is the only user and orders its own requests, so that nothing need be tracked. */
   readonly inline: boolean;
   /** The format of this node was found by looking. */
@@ -48,6 +51,7 @@ const TOP: Scope = {
   depth: 0,
   readOnly: false,
   forceShare: false,
+  cache: {},
   inline: false,
   probed: false,
 };
@@ -64,9 +68,10 @@ export class NodeOpener {
   }
 
   *openImage(filename: string, options: OpenImageOptions): Co<BlockNode> {
-    const { format, readOnly = false, forceShare = false } = options;
+    const { format, readOnly = false, forceShare = false, direct = false } = options;
     if (format !== undefined) this.#graph.registry.get(format);
-    const node = { file: { driver: "file", filename }, "read-only": readOnly, "force-share": forceShare };
+    const access = { "read-only": readOnly, "force-share": forceShare, cache: { direct } };
+    const node = { ...access, file: { driver: "file", filename } };
     if (format !== undefined) return yield* this.#open({ ...node, driver: format }, { ...TOP, root: filename });
     return yield* this.openProbed(node);
   }
@@ -77,10 +82,11 @@ export class NodeOpener {
     if (child === undefined) throw new BlockError("EINVAL", "Must specify either driver or file");
     const readOnly = options["read-only"] === true;
     const forceShare = options["force-share"] === true;
+    const cache = cacheOptions(options);
     const isName = typeof child === "string";
     const file = isName
       ? this.#graph.lookup(child)
-      : yield* this.#open(child as OptionRecord, { ...TOP, readOnly, forceShare, inline: true });
+      : yield* this.#open(child as OptionRecord, { ...TOP, readOnly, forceShare, cache, inline: true });
     try {
       const driver = yield* this.#probe(file);
       return yield* this.#open({ ...options, driver, file: file.name }, { ...TOP, root: file.filename, probed: true });
@@ -99,6 +105,10 @@ export class NodeOpener {
       ...scope,
       readOnly: values.readOnly ?? scope.readOnly,
       forceShare: values.forceShare ?? scope.forceShare,
+      cache: {
+        direct: values.cache.direct ?? scope.cache.direct,
+        noFlush: values.cache.noFlush ?? scope.cache.noFlush,
+      },
       probed: false,
     };
     if (inner.forceShare && !inner.readOnly)
@@ -121,12 +131,14 @@ export class NodeOpener {
         readOnly,
         environment,
         inFlight,
+        cache: inner.cache,
         corrupted: (event) => this.#graph.tellCorruption(name, event),
         probe: probed ? (head) => this.#graph.registry.probe(head) : undefined,
       });
       const filename = children.file?.filename ?? (values.own["filename"] as string | undefined) ?? null;
       const filter = definition.kind === "filter";
-      const node = new BlockNode({ name, driver, children, readOnly, tracker, filter, filename, probed });
+      const { cache } = inner;
+      const node = new BlockNode({ name, driver, children, readOnly, tracker, filter, filename, probed, cache });
       if (definition.supportsBacking === true) children.backing = yield* this.#openBacking(node, values, inner);
       this.#graph.adopt(node);
       return node;

@@ -1,6 +1,6 @@
 /** Checks the options of one node, as `blockdev-add` takes them, and sorts the common ones from the driver's own. */
 import { BlockError } from "@spindle/base";
-import type { DriverDefinition, OptionType } from "./registry.ts";
+import type { CacheOptions, DriverDefinition, OptionType } from "./registry.ts";
 
 export type OptionRecord = Readonly<Record<string, unknown>>;
 
@@ -13,6 +13,7 @@ export interface NodeOptionValues {
   readonly file: string | OptionRecord | undefined;
   /** The same; null for explicitly none, undefined for what the image says. */
   readonly backing: string | OptionRecord | null | undefined;
+  readonly cache: CacheOptions;
   readonly own: OptionRecord;
 }
 
@@ -22,6 +23,7 @@ export const COMMON_OPTIONS: Readonly<Record<string, OptionType>> = {
   "node-name": "string",
   "read-only": "boolean",
   "force-share": "boolean",
+  cache: "object",
 };
 
 /** Names that QEMU accepts as node names. */
@@ -46,8 +48,21 @@ export function checkOptions(definition: DriverDefinition, options: OptionRecord
     forceShare: optional(options, "force-share", "boolean") as boolean | undefined,
     file: child(options, fileOption(definition)) as string | OptionRecord | undefined,
     backing: options["backing"] === null ? null : child(options, "backing"),
+    cache: cacheOptions(options),
     own,
   };
+}
+
+/** The option `cache` of a node. @throws {BlockError} EINVAL when it is not of the right form. */
+export function cacheOptions(options: OptionRecord): CacheOptions {
+  const cache = (optional(options, "cache", "object") ?? {}) as OptionRecord;
+  for (const [key, value] of Object.entries(cache)) {
+    if (key !== "no-flush" && key !== "direct")
+      throw new BlockError("EINVAL", `Parameter 'cache.${key}' is unexpected`);
+    if (typeof value !== "boolean")
+      throw new BlockError("EINVAL", `Invalid parameter type for 'cache.${key}', expected: boolean`);
+  }
+  return { direct: cache["direct"] as boolean | undefined, noFlush: cache["no-flush"] as boolean | undefined };
 }
 
 function isCommonOption(key: string, definition: DriverDefinition): boolean {

@@ -11,6 +11,7 @@ import type { BlockDriver, Preallocation, WriteFlags } from "./driver.ts";
 import type { Extent } from "./extent.ts";
 import type { IoVector } from "./io-vector.ts";
 import type { MappingCache } from "./mapping-cache.ts";
+import type { CacheOptions } from "./registry.ts";
 import type { StorageClaim } from "./storage-claim.ts";
 import { TrackedRange } from "./tracked-range.ts";
 
@@ -33,6 +34,8 @@ export interface NodeOptions {
   readonly filename?: string | null;
   /** Nobody has told the format: it was found by looking. */
   readonly probed?: boolean;
+  /** What was said for it, or for a node above it. */
+  readonly cache?: CacheOptions;
 }
 
 /** The slot of a request that no tracker knows. */
@@ -52,6 +55,7 @@ export class BlockNode {
   readonly probed: boolean;
   /** What has been written: every write of this node marks those that are enabled. */
   readonly bitmaps: DirtyBitmaps;
+  readonly cache: CacheOptions;
   /** Why the node may not be changed or removed now, such as `block device is in use by block job: stream`. */
   busyReason: string | null = null;
   /** Nodes and backends that use this one; a node in use is not removed. */
@@ -73,6 +77,7 @@ export class BlockNode {
     const { clusterSize } = this.driver;
     this.bitmaps =
       this.driver.bitmaps ?? new DirtyBitmaps({ name: this.name, clusterSize, length: () => this.length }, null);
+    this.cache = options.cache ?? {};
   }
 
   /** The length of the disk in bytes. */

@@ -87,6 +87,7 @@ export class PortServer {
       length: this.#length.handle,
       readOnly: this.#node.readOnly,
       trackingUnit: this.#node.trackingUnit,
+      direct: isDirect(this.#node),
     };
   }
 
@@ -233,6 +234,11 @@ export class PortServer {
     const { driver } = this.#node;
     return driver.writesInPlace === undefined || (yield* driver.writesInPlace(offset, length));
   }
+}
+
+/** Whether the image's own file is. Those of its backing files are as a rule what it is. */
+function isDirect({ cache, children }: BlockNode): boolean {
+  return children.file === null ? cache.direct === true : isDirect(children.file);
 }
 
 function errorIndex(error: unknown): number {

@@ -15,6 +15,14 @@ export interface InFlightTickets {
   oldestTicket(): number;
 }
 
+/** How the storage of a node is cached; handed down to all that is opened below it. */
+export interface CacheOptions {
+  /** Past the host's page cache. */
+  readonly direct?: boolean | undefined;
+  /** Flushes do nothing: whoever writes does not care for a loss of power. */
+  readonly noFlush?: boolean | undefined;
+}
+
 export interface OpenRequest {
   readonly nodeName: string;
   /** The driver's own options, already checked against `DriverDefinition.options`. */
@@ -23,6 +31,7 @@ export interface OpenRequest {
   readonly readOnly: boolean;
   readonly environment: Environment;
   readonly inFlight: InFlightTickets;
+  readonly cache?: CacheOptions;
   /**
    * Set when nobody has told the format: the one that an image with these first bytes would be taken for the next time.
    */

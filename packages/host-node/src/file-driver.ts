@@ -11,13 +11,13 @@ import {
   type ImageInformation,
   IoVector,
   type OpenRequest,
-  type OptionRecord,
   type Preallocation,
   type StorageClaim,
   type WriteFlags,
   zeroExtent,
 } from "@spindle/block";
-import { descriptorIo } from "./file-transfer.ts";
+import { descriptorIo } from "./descriptor-io.ts";
+import { DirectIo } from "./direct-io.ts";
 import { type Attempt, hostOperation, hostSync, linuxOperation } from "./host-operation.ts";
 import { ImageLock } from "./image-lock.ts";
 import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, linuxCalls } from "./linux-calls.ts";
@@ -37,6 +37,8 @@ interface FileOptions {
   readonly noFlush: boolean;
   /** Whether other programs are told, and asked, what the file is used for. */
   readonly locks: boolean;
+  /** How the file is read and written past the page cache, if it is. */
+  readonly direct: DirectIo | undefined;
 }
 
 class FileDriver implements BlockDriver {
@@ -44,8 +46,8 @@ class FileDriver implements BlockDriver {
   readonly requestAlignment = 1;
   readonly clusterSize = 1;
   readonly growable: boolean;
-  readonly fileDescriptor: number;
   readonly identity: string;
+  readonly #fd: number;
   readonly #options: FileOptions;
   readonly #lock: ImageLock | null;
   readonly #isBlockDevice: boolean;
@@ -58,7 +60,7 @@ class FileDriver implements BlockDriver {
   #dataRun = { start: 0, end: 0 };
 
   constructor(file: OpenedFile, options: FileOptions) {
-    this.fileDescriptor = file.fd;
+    this.#fd = file.fd;
     this.identity = file.identity;
     this.#options = options;
     const calls = options.locks ? linuxCalls() : null;
@@ -68,6 +70,11 @@ class FileDriver implements BlockDriver {
     this.#fixedLength = this.growable ? undefined : file.length;
   }
 
+  /** For data movers, unless all writes have to pass here. */
+  get fileDescriptor(): number | undefined {
+    return this.#options.direct?.canBeShared === false ? undefined : this.#fd;
+  }
+
   *claim(claim: StorageClaim): Co<void> {
     this.#lock?.add(claim);
   }
@@ -75,18 +82,18 @@ class FileDriver implements BlockDriver {
   /** Asks the file: data movers on other threads make it longer too. */
   length(): number {
     if (this.#fixedLength !== undefined) return this.#fixedLength;
-    const fd = this.fileDescriptor;
+    const fd = this.#fd;
     return hostSync(this.#attempt("tell the length of", "length"), () => {
       return linuxCalls()?.seekEnd(fd) ?? fs.fstatSync(fd).size;
     });
   }
 
   read(offset: number, vector: IoVector): Co<void> {
-    return descriptorIo.read(this.fileDescriptor, offset, vector);
+    return this.#options.direct?.read(offset, vector) ?? descriptorIo.read(this.#fd, offset, vector);
   }
 
   write(offset: number, vector: IoVector): Co<void> {
-    return descriptorIo.write(this.fileDescriptor, offset, vector);
+    return this.#options.direct?.write(offset, vector) ?? descriptorIo.write(this.#fd, offset, vector);
   }
 
   *writeZeroes(offset: number, length: number, flags: WriteFlags): Co<void> {
@@ -112,7 +119,7 @@ class FileDriver implements BlockDriver {
     // promise what is not so.
     if (this.#flushFailure !== undefined) throw this.#flushFailure;
     if (this.#options.readOnly || this.#options.noFlush) return;
-    const fd = this.fileDescriptor;
+    const fd = this.#fd;
     try {
       yield* hostOperation<void>(
         this.#attempt("flush", "flush"),
@@ -137,7 +144,7 @@ class FileDriver implements BlockDriver {
     };
     if (calls === null) return whole;
     const failed = this.#attempt("find the holes of", "blockStatus");
-    const fd = this.fileDescriptor;
+    const fd = this.#fd;
     const { start, end } = this.#dataRun;
     const known = offset >= start && offset < end;
     const data = known ? offset : yield* linuxOperation(failed, calls.seekData, fd, offset);
@@ -154,7 +161,7 @@ class FileDriver implements BlockDriver {
   }
 
   *truncate(length: number, preallocation: Preallocation = "off"): Co<void> {
-    const fd = this.fileDescriptor;
+    const fd = this.#fd;
     const attempt = this.#attempt("resize", "truncate");
     if (this.#isBlockDevice) throw new BlockError("ENOTSUP", `${attempt.message}: a block device has a fixed length`);
     if (preallocation === "metadata")
@@ -181,18 +188,18 @@ class FileDriver implements BlockDriver {
     try {
       yield* this.flush();
     } finally {
-      hostSync(this.#attempt("close", "close"), () => fs.closeSync(this.fileDescriptor));
+      hostSync(this.#attempt("close", "close"), () => fs.closeSync(this.#fd));
     }
   }
 
   information(): ImageInformation {
-    const stat = hostSync(this.#attempt("look at", "information"), () => fs.fstatSync(this.fileDescriptor));
+    const stat = hostSync(this.#attempt("look at", "information"), () => fs.fstatSync(this.#fd));
     return { "actual-size": stat.blocks * 512 };
   }
 
   /** The other thread uses this descriptor and leaves closing it to this driver. */
   shareableOptions(): Readonly<Record<string, unknown>> {
-    return { filename: this.#options.filename, fd: this.fileDescriptor };
+    return { filename: this.#options.filename, fd: this.#fd, blockBytes: this.#options.direct?.blockBytes };
   }
 
   /** @returns whether the file system made the zeros. */
@@ -207,7 +214,7 @@ class FileDriver implements BlockDriver {
     if (calls === null || this.#refused.has(mode)) return false;
     const failed = this.#attempt("change the space of", "fallocate");
     try {
-      yield* linuxOperation(failed, calls.fallocate, this.fileDescriptor, mode, offset, length);
+      yield* linuxOperation(failed, calls.fallocate, this.#fd, mode, offset, length);
       return true;
     } catch (error) {
       // EINVAL is for one range only: a block device refuses those that cut its blocks.
@@ -231,38 +238,41 @@ class FileDriver implements BlockDriver {
   }
 }
 
-/** @returns whether flushes are to do nothing. */
-function cacheOption(cache: OptionRecord = {}): boolean {
-  for (const [key, value] of Object.entries(cache)) {
-    if (key !== "no-flush" && key !== "direct")
-      throw new BlockError("EINVAL", `Parameter 'cache.${key}' is unexpected`);
-    if (typeof value !== "boolean")
-      throw new BlockError("EINVAL", `Invalid parameter type for 'cache.${key}', expected: boolean`);
-  }
-  if (cache["direct"] === true)
-    throw new BlockError("ENOTSUP", "cache.direct is not supported: files are read and written through the page cache");
-  return cache["no-flush"] === true;
-}
-
 /**
- * `{driver: "file", filename, cache, locking}`; of `cache` the key `no-flush` counts; `locking` is "auto" (where the host
- * can), "on" or "off". The option `fd`, which only {@link BlockDriver.shareableOptions} gives, attaches to a descriptor that
- * another thread has open.
+ * `{driver: "file", filename, locking}`; `locking` is "auto" (where the host can), "on" or "off". The options `fd` and
+ * `blockBytes`, which only {@link BlockDriver.shareableOptions} gives, attach to a descriptor that another thread has open.
  */
 export const fileDriver: DriverDefinition = {
   name: "file",
   kind: "protocol",
-  options: { filename: "string", cache: "object", locking: "string" },
-  *open({ options, readOnly }: OpenRequest): Co<BlockDriver> {
-    const { filename, fd } = options;
+  options: { filename: "string", locking: "string" },
+  *open({ options, readOnly, cache = {} }: OpenRequest): Co<BlockDriver> {
+    const { filename, fd, blockBytes } = options;
     if (typeof filename !== "string") throw new BlockError("EINVAL", "The 'file' block driver requires a file name");
-    const noFlush = cacheOption(options["cache"] as OptionRecord | undefined);
+    const { direct = false, noFlush = false } = cache;
     const borrowed = typeof fd === "number";
     const locks = !borrowed && wantsLocks(options["locking"]);
-    const file = borrowed ? describeFile(fd, filename) : yield* openFile(filename, readOnly);
-    return new FileDriver(file, { filename, readOnly, borrowed, noFlush, locks });
+    if (!borrowed) return yield* openOwn(filename, readOnly, direct, { noFlush, locks });
+    const shared = typeof blockBytes === "number" ? new DirectIo(fd, blockBytes) : undefined;
+    return new FileDriver(describeFile(fd, filename), { filename, readOnly, borrowed, noFlush, locks, direct: shared });
   },
 };
+
+function* openOwn(
+  filename: string,
+  readOnly: boolean,
+  direct: boolean,
+  more: Pick<FileOptions, "noFlush" | "locks">,
+): Co<BlockDriver> {
+  const file = yield* openFile(filename, readOnly, direct);
+  try {
+    const past = direct ? new DirectIo(file.fd) : undefined;
+    return new FileDriver(file, { filename, readOnly, borrowed: false, ...more, direct: past });
+  } catch (error) {
+    fs.closeSync(file.fd);
+    throw error;
+  }
+}
 
 /** @throws {BlockError} with QEMU's text for what is no word, ENOTSUP for `on` where the host cannot. */
 function wantsLocks(locking: unknown = "auto"): boolean {

@@ -27,6 +27,12 @@ const F_UNLCK = 2;
 const FLOCK_START = 8;
 const FLOCK_LENGTH = 16;
 
+const AT_EMPTY_PATH = 0x1000;
+const STATX_DIOALIGN = 0x2000;
+/** `struct statx`: the mask of what is told, and the alignment of offsets and lengths. */
+const STATX_BYTES = 256;
+const STATX_OFFSET_ALIGNMENT = 156;
+
 /** Typed arrays shorter than this may lie in memory that the garbage collector moves: they are not handed to calls. */
 const STABLE_BYTES_MIN = 128;
 
@@ -56,6 +62,8 @@ export interface LinuxCalls {
   >;
   /** The offset of the file's end: the length, also of block devices. */
   seekEnd(fd: number): number;
+  /** What offsets and lengths are multiples of past the page cache; undefined when kernel or file system do not tell. */
+  directAlignment(fd: number): number | undefined;
   /** Takes or gives up this open file's share of a lock on one byte. @throws ENOTSUP where the kernel has no such locks. */
   setSharedLock(fd: number, byte: number, locked: boolean): void;
   /** Whether another open file, of this process or another, has a lock on the byte. */
@@ -85,6 +93,9 @@ function bind(koffi: Koffi): LinuxCalls {
     "int64_t copy_file_range(int source, int64_t *at, int target, int64_t *to, size_t length, unsigned int flags)",
   );
   const fcntl: NativeCall = library.func("int fcntl(int fd, int command, void *lock)");
+  const statx: NativeCall = library.func(
+    "int statx(int fd, const char *path, int flags, unsigned int mask, void *status)",
+  );
   const errno = (): number => koffi.errno();
   const flock = (type: number, byte: number): Buffer => {
     const record = Buffer.alloc(STABLE_BYTES_MIN);
@@ -115,6 +126,12 @@ function bind(koffi: Koffi): LinuxCalls {
     seekEnd(fd) {
       const end = lseek(fd, 0, SEEK_END);
       return checked("lseek", end, end < 0 ? errno() : 0);
+    },
+    directAlignment(fd) {
+      const status = Buffer.alloc(STATX_BYTES);
+      if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, status) < 0) return undefined;
+      if ((status.readUInt32LE(0) & STATX_DIOALIGN) === 0) return undefined;
+      return status.readUInt32LE(STATX_OFFSET_ALIGNMENT) || undefined;
     },
     setSharedLock(fd, byte, locked) {
       fcntlLock(fd, F_OFD_SETLK, flock(locked ? F_RDLCK : F_UNLCK, byte));

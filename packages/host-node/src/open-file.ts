@@ -3,7 +3,7 @@
  * devices does something, and again afterwards, because the name may mean another file by then.
  */
 import * as fs from "node:fs";
-import { BlockError, type Co } from "@spindle/base";
+import { BlockError, type Co, isBlockError } from "@spindle/base";
 import { hostOperation, hostSync } from "./host-operation.ts";
 import { ImageLock } from "./image-lock.ts";
 import { linuxCalls } from "./linux-calls.ts";
@@ -18,9 +18,11 @@ export interface OpenedFile {
 }
 
 /**
- * @throws {BlockError} ENOENT, EACCES, EROFS and the like; EISDIR for a directory, EINVAL for what is no storage.
+ * @param direct past the page cache
+ * @throws {BlockError} ENOENT, EACCES, EROFS and the like; EISDIR for a directory, EINVAL for what is no storage, and for a
+ *   file that has no way past the page cache.
  */
-export function* openFile(filename: string, readOnly: boolean): Co<OpenedFile> {
+export function* openFile(filename: string, readOnly: boolean, direct = false): Co<OpenedFile> {
   const failed = { message: `Could not open '${filename}'`, operation: "open", path: filename };
   if (filename.includes("\0")) throw new BlockError("EINVAL", "a file name has no NUL", { operation: "open" });
   refuseUnfit(
@@ -32,12 +34,20 @@ export function* openFile(filename: string, readOnly: boolean): Co<OpenedFile> {
     filename,
   );
   // Without O_NONBLOCK the open of a FIFO that took the file's place would wait for ever.
-  const flags = (readOnly ? fs.constants.O_RDONLY : fs.constants.O_RDWR) + fs.constants.O_NONBLOCK;
-  const fd = yield* hostOperation<number>(
-    failed,
-    () => fs.openSync(filename, flags),
-    (done) => fs.open(filename, flags, done),
-  );
+  const { O_RDONLY, O_RDWR, O_NONBLOCK, O_DIRECT } = fs.constants;
+  const flags = (readOnly ? O_RDONLY : O_RDWR) + O_NONBLOCK + (direct ? O_DIRECT : 0);
+  let fd: number;
+  try {
+    fd = yield* hostOperation<number>(
+      failed,
+      () => fs.openSync(filename, flags),
+      (done) => fs.open(filename, flags, done),
+    );
+  } catch (error) {
+    if (!direct || !isBlockError(error, "EINVAL")) throw error;
+    const message = `Could not open '${filename}': filesystem does not support O_DIRECT`;
+    throw new BlockError("EINVAL", message, { operation: "open", path: filename }, error);
+  }
   try {
     return describeFile(fd, filename);
   } catch (error) {

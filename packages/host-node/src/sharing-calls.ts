@@ -9,6 +9,7 @@ import { type Koffi, koffiLibrary, type NativeCall } from "./koffi-library.ts";
 
 const EINTR = 4;
 const EAGAIN = 11;
+const EOPNOTSUPP = 95;
 const ECONNRESET = 104;
 
 const PROT_READ_WRITE = 3;
@@ -41,6 +42,9 @@ const MESSAGE_AT = 1024;
 const VECTOR_AT = 1088;
 const ADDRESS_AT = 1152;
 const CONTROL_AT = 1280;
+/** Pieces of memory of one read. */
+const PIECES_AT = 2048;
+const PIECES_MAX = 128;
 const DATA_AT = 4096;
 const SCRATCH_BYTES = 16_384;
 
@@ -82,17 +86,22 @@ export class SharingCalls {
   readonly #scratch: number;
   readonly #view: DataView;
   readonly #bytes: Uint8Array;
+  readonly #addresses: WeakMap<ArrayBufferLike, number> = new WeakMap();
 
   /** Made by {@link sharingCalls}. */
   constructor(koffi: Koffi) {
     this.#koffi = koffi;
     this.#functions = bind(koffi);
-    const { mmap } = this.#functions;
-    this.#scratch = mmap(0, SCRATCH_BYTES, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, -1, 0);
-    this.#check("mmap", this.#scratch);
+    this.#scratch = this.allocate(SCRATCH_BYTES);
     const memory = koffi.view(this.#scratch, SCRATCH_BYTES);
     this.#view = new DataView(memory);
     this.#bytes = new Uint8Array(memory);
+  }
+
+  /** Memory of whole pages, of zeros. @returns its address. */
+  allocate(length: number): number {
+    const { mmap } = this.#functions;
+    return this.#check("mmap", mmap(0, length, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, -1, 0));
   }
 
   /** Maps bytes of a file, shared, for reading and writing. @returns their address. */
@@ -108,7 +117,15 @@ export class SharingCalls {
   /** Mapped memory as this thread sees it; at most 4 GiB. */
   view(address: number, length: number): ArrayBuffer {
     if (length > VIEW_BYTES_MAX) throw new BlockError("EINVAL", "a view of more than 4 GiB");
-    return this.#koffi.view(address, length);
+    const memory = this.#koffi.view(address, length);
+    this.#addresses.set(memory, address);
+    return memory;
+  }
+
+  /** Where bytes stand that are part of a {@link view} of this thread; undefined for all others, which may move. */
+  addressOf({ buffer, byteOffset }: Uint8Array): number | undefined {
+    const address = this.#addresses.get(buffer);
+    return address === undefined ? undefined : address + byteOffset;
   }
 
   /** A file in memory, of zeros. */
@@ -132,6 +149,25 @@ export class SharingCalls {
   drain(fd: number): void {
     this.#setVector(COUNTER_VECTOR_AT, COUNTER_AT, 8);
     this.#functions.preadv2(fd, this.#scratch + COUNTER_VECTOR_AT, 1, -1, RWF_NOWAIT);
+  }
+
+  /**
+   * Reads what the page cache has into parts of views, without waiting for a disk.
+   * @returns bytes read; -1 when the cache has not got the first of them, or the buffers are none or too many; undefined where
+   *   the file system cannot tell.
+   */
+  readCached(fd: number, buffers: readonly Uint8Array[], offset: number): number | undefined {
+    if (buffers.length > PIECES_MAX) return -1;
+    let at = PIECES_AT;
+    for (const buffer of buffers) {
+      const address = this.addressOf(buffer);
+      if (address === undefined) return -1;
+      this.#setAddressAt(at, address);
+      this.#setAddressAt(at + 8, buffer.length);
+      at += 16;
+    }
+    const count = this.#functions.preadv2(fd, this.#scratch + PIECES_AT, buffers.length, offset, RWF_NOWAIT);
+    return count < 0 && this.#koffi.errno() === EOPNOTSUPP ? undefined : count;
   }
 
   /** Closes what these calls have given: Node complains of descriptors that are closed on another thread. */

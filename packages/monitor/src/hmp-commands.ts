@@ -155,9 +155,10 @@ interface RunStatus {
 
 function describeNode(node: BlockNode, verbose: boolean): string {
   const readOnly = node.readOnly ? ", read-only" : "";
+  const { direct, noFlush } = node.cache;
   const lines = [
     `${node.name}: ${filenameOf(node) || "[not inserted]"} (${node.driver.name}${readOnly})`,
-    "    Cache mode:       writeback",
+    `    Cache mode:       writeback${direct === true ? ", direct" : ""}${noFlush === true ? ", ignore flushes" : ""}`,
   ];
   const { backing } = node.children;
   if (backing !== null) lines.push(`    Backing file:     ${filenameOf(backing)} (chain depth: ${chainDepth(node)})`);

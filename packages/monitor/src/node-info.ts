@@ -14,7 +14,7 @@ export function blockNodeInfo(node: BlockNode, flat: boolean): Readonly<Record<s
     backing_file_depth: flat ? 0 : depthBelow(node),
     image: imageInfo(node, flat),
     encrypted: information(node).encrypted === true,
-    cache: { writeback: true, direct: false, "no-flush": false },
+    cache: { writeback: true, direct: node.cache.direct === true, "no-flush": node.cache.noFlush === true },
     detect_zeroes: "off",
     write_threshold: 0,
     bps: 0,

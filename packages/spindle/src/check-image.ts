@@ -9,6 +9,8 @@ export interface CheckImageOptions {
   readonly format?: string | undefined;
   /** Options as `blockdev-add` takes them; the file name is for people only then. */
   readonly options?: OptionRecord | undefined;
+  /** Reads and writes past the host's page cache. Default false. */
+  readonly direct?: boolean;
   /**
    * What may be changed; nothing when absent. A repair leaves an image in which another check finds nothing, as far as
    * the file can be written at all.
@@ -39,8 +41,9 @@ export async function checkImage(filename: string, options: CheckImageOptions = 
 }
 
 function* check(graph: Graph, filename: string, options: CheckImageOptions): Co<ImageCheck> {
-  const { repair = "none", report = () => {}, options: given = {} } = options;
-  const file = (given["file"] ?? { driver: "file", filename }) as OptionRecord | string;
+  const { repair = "none", report = () => {}, options: given = {}, direct = false } = options;
+  const told = (given["file"] ?? { driver: "file", filename }) as OptionRecord | string;
+  const file = typeof told === "string" ? told : { cache: given["cache"] ?? { direct }, ...told };
   const format = yield* named(filename, findFormat(graph, file, options.format ?? (given["driver"] as string)));
   const definition = graph.registry.get(format);
   const node = yield* named(filename, openFile(graph, file, repair === "none"));

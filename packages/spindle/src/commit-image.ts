@@ -36,8 +36,9 @@ function* commitIn(session: Session, name: ImageName, options: CommitImageOption
   const { graph, environment } = session;
   const { signal, progress, speed = 0 } = options;
   const plan = yield* planCommit(graph, name, options.base);
-  const target = yield* openChain(graph, plan.base, { readOnly: false });
-  const top = yield* graph.open(overTarget(plan.above, target.name));
+  const { direct = false } = name;
+  const target = yield* openChain(graph, { ...plan.base, direct }, { readOnly: false });
+  const top = yield* graph.open({ ...overTarget(plan.above, target.name), cache: { direct } });
   if (target.length < top.length) yield* target.truncate(top.length);
   yield* convert(environment, {
     sources: [top],

@@ -9,6 +9,8 @@ export interface OpenDiskOptions {
   readonly format?: string;
   /** Options as QEMU's `blockdev-add` takes them; the file name is for people only then. */
   readonly options?: OptionRecord;
+  /** Reads and writes past the host's page cache, as `cache.direct` does; its chain too. Default false. */
+  readonly direct?: boolean;
   /** Default false. */
   readonly readOnly?: boolean;
   /** Opens it although another program may be writing it; only with `readOnly`. Default false. */
@@ -33,7 +35,7 @@ export interface OpenDiskOptions {
  *   aborted first.
  */
 export async function openDisk(filename: string, options: OpenDiskOptions = {}): Promise<Disk> {
-  const { format, options: imageOptions, readOnly = false, forceShare = false } = options;
+  const { format, options: imageOptions, direct = false, readOnly = false, forceShare = false } = options;
   const { allowBacking = [], workers, signal } = options;
   signal?.throwIfAborted();
   const session = new Session({ allowBacking, ...(workers === undefined ? {} : { workers }) });
@@ -41,7 +43,7 @@ export async function openDisk(filename: string, options: OpenDiskOptions = {}):
     const ready = workers === undefined ? undefined : session.warmUp(workers);
     // When opening fails, that is what the caller hears of.
     ready?.catch(() => {});
-    const name = { filename, format, options: imageOptions };
+    const name = { filename, format, options: imageOptions, direct };
     const node = await session.run(openChain(session.graph, name, { readOnly, forceShare }));
     await ready;
     signal?.throwIfAborted();

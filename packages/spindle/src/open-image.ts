@@ -11,6 +11,8 @@ export interface ImageName {
   readonly format?: string | undefined;
   /** Options as `blockdev-add` takes them; the file name is for people only then. */
   readonly options?: OptionRecord | undefined;
+  /** Reads and writes past the host's page cache, where the options do not say otherwise; its chain too. Default false. */
+  readonly direct?: boolean | undefined;
 }
 
 export interface OpenImageOptions {
@@ -43,25 +45,19 @@ export function* openAlone(graph: Graph, name: ImageName, forceShare = false): C
 }
 
 function* openNode(graph: Graph, name: ImageName, options: OpenImageOptions): Co<BlockNode> {
-  const { filename, format } = name;
-  const { readOnly, forceShare = false, noFlush, alone, nodeName } = options;
+  const { filename, format, direct = false } = name;
+  const { readOnly, forceShare = false, noFlush = false, alone, nodeName } = options;
   if (format !== undefined) checkFormat(graph, format);
-  const cache = noFlush === true ? { cache: { "no-flush": true } } : {};
   const given: OptionRecord = name.options ?? { file: { driver: "file", filename } };
+  const cache = { direct, "no-flush": noFlush, ...(given["cache"] as OptionRecord | undefined) };
   const told = format === undefined ? {} : { driver: format };
   const access = { "read-only": readOnly, "force-share": forceShare };
   const named = nodeName === undefined ? {} : { "node-name": nodeName };
-  const node: OptionRecord = { ...named, ...access, ...told, ...withFileOptions(given, cache) };
+  const node: OptionRecord = { ...named, ...access, ...told, ...given, cache };
   if (alone !== true) return yield* node["driver"] === undefined ? graph.openProbed(node) : graph.open(node);
-  const driver = node["driver"] ?? (yield* probeFormat(graph, node["file"] as OptionRecord));
+  const driver = node["driver"] ?? (yield* probeFormat(graph, { cache, ...(node["file"] as OptionRecord) }));
   const definition = graph.registry.get(String(driver));
   return yield* graph.open({ ...node, driver, ...(definition.supportsBacking === true ? { backing: null } : {}) });
-}
-
-function withFileOptions(given: OptionRecord, more: OptionRecord): OptionRecord {
-  const { file } = given;
-  const isFile = typeof file === "object" && file !== null && (file as OptionRecord)["driver"] === "file";
-  return isFile ? { ...given, file: { ...file, ...more } } : given;
 }
 
 export function* probeFormat(graph: Graph, file: OptionRecord): Co<string> {

@@ -11,6 +11,8 @@ export interface RebaseImageOptions {
   readonly backing: BackingFile | null;
   /** Changes the name alone, and opens no backing file: what the image shows may change. */
   readonly unsafe?: boolean;
+  /** The backing files are read past the host's page cache. */
+  readonly direct?: boolean;
   /** Called with the bytes of the disk that are done, and its length. */
   readonly progress?: (done: number, size: number) => void;
   /** Folders in which, or below which, images may have backing files beside their own folder. */
@@ -34,13 +36,15 @@ export async function rebaseImage(name: ImageName, options: RebaseImageOptions):
 }
 
 function* rebaseIn({ graph }: Session, name: ImageName, options: RebaseImageOptions): Co<void> {
-  const { backing, unsafe = false, progress } = options;
+  const { backing, unsafe = false, direct, progress } = options;
   const top = yield* openChain(graph, name, { readOnly: false, alone: unsafe });
   if (!unsafe) {
     const below =
       backing === null
         ? null
-        : yield* openNew(newPath(name, backing), backing, (file) => openChain(graph, file, { readOnly: true }));
+        : yield* openNew(newPath(name, backing), backing, (file) =>
+            openChain(graph, { ...file, direct }, { readOnly: true }),
+          );
     const tell = progress === undefined ? {} : { progress: (done: number) => progress(done, top.length) };
     yield* copyDifferences({ top, backing: below, ...tell });
   }

@@ -11,6 +11,8 @@ export interface ServedDiskOptions {
   /** Bytes. */
   readonly size?: number;
   readonly queues?: number;
+  /** Past the page cache. */
+  readonly direct?: boolean;
   readonly readOnly?: boolean;
   readonly serial?: string;
   readonly pollUs?: number;
@@ -27,12 +29,12 @@ export class ServedDisk implements AsyncDisposable {
   readonly lines: string[];
 
   static async start(options: ServedDiskOptions = {}): Promise<ServedDisk> {
-    const { format = "qcow2", size = 64 * 2 ** 20, readOnly = false } = options;
+    const { format = "qcow2", size = 64 * 2 ** 20, readOnly = false, direct = false } = options;
     const folder = mkdtempSync(join(tmpdir(), "spindle-vhost-"));
     const image = join(folder, `disk.${format}`);
     await createImage(image, { format, size });
     const session = new Session();
-    const node = await session.run(openChain(session.graph, { filename: image, format }, { readOnly }));
+    const node = await session.run(openChain(session.graph, { filename: image, format, direct }, { readOnly }));
     const lines: string[] = [];
     const { threads, thread, runner } = session;
     const server = await VhostUserServer.start({

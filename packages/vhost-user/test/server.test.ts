@@ -26,15 +26,20 @@ describe("a served disk", () => {
     { format: "qcow2", queues: 4 },
     { format: "qcow2", queues: 2, packed: true },
     { format: "raw", queues: 1, refused: 2 ** 28 + 2 ** 29 },
-  ] as const)("gives back what was written: $format, $queues queues, packed $packed", async (situation) => {
-    const { format, queues, ...more } = situation;
-    await using disk = await ServedDisk.start({ format, queues, serial: "a-serial" });
-    const work = { path: disk.socket, options: { queues, ...more }, requests: 400, seed: 1 };
-    const report = await runFrontEnd(work);
-    expect(report).toEqual({ capacity: 64 * 2 ** 20, id: "a-serial", wrong: 0, requests: 400 * queues });
-    expect(disk.lines).toEqual([]);
-    await disk.server.close();
-    await disk.session.close();
-    if (format === "qcow2" && qemuImg !== undefined) execFileSync(qemuImg, ["check", disk.image]);
-  });
+    { format: "raw", queues: 1, direct: true },
+    { format: "qcow2", queues: 2, direct: true },
+  ] as const)(
+    "gives back what was written: $format, $queues queues, packed $packed, direct $direct",
+    async (situation) => {
+      const { format, queues, direct = false, ...more } = { direct: undefined, ...situation };
+      await using disk = await ServedDisk.start({ format, queues, direct, serial: "a-serial" });
+      const work = { path: disk.socket, options: { queues, ...more }, requests: 400, seed: 1 };
+      const report = await runFrontEnd(work);
+      expect(report).toEqual({ capacity: 64 * 2 ** 20, id: "a-serial", wrong: 0, requests: 400 * queues });
+      expect(disk.lines).toEqual([]);
+      await disk.server.close();
+      await disk.session.close();
+      if (format === "qcow2" && qemuImg !== undefined) execFileSync(qemuImg, ["check", disk.image]);
+    },
+  );
 });

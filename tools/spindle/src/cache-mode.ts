@@ -1,4 +1,4 @@
-/** QEMU's cache modes, as options name them. Files always go through the host's page cache here. */
+/** QEMU's cache modes, as options name them. */
 import { UsageError } from "./command.ts";
 
 export const CACHE_MODES = ["none", "writeback", "writethrough", "directsync", "unsafe"] as const;
@@ -9,10 +9,19 @@ function isCacheMode(text: string): text is CacheMode {
   return (CACHE_MODES as readonly string[]).includes(text);
 }
 
-/** @throws {UsageError} in qemu-img's words for a mode that there is not. */
-export function checkCacheModes(cache = "writeback", sourceCache = "writeback"): void {
+/** The modes of an image and of what it is made of. @throws {UsageError} in qemu-img's words for one that there is not. */
+export function cacheModes(
+  cache = "writeback",
+  sourceCache = "writeback",
+): { cache: CacheMode; sourceCache: CacheMode } {
   if (!isCacheMode(cache)) throw new UsageError(`Invalid cache option: ${cache}`);
   if (!isCacheMode(sourceCache)) throw new UsageError(`Invalid source cache option: ${sourceCache}`);
+  return { cache, sourceCache };
+}
+
+/** Whether images that are opened in this mode are read and written past the host's page cache. */
+export function isDirect(mode: CacheMode | undefined): boolean {
+  return mode === "none" || mode === "directsync";
 }
 
 /** What a flush of an image that is written in this mode is worth. */

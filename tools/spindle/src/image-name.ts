@@ -7,6 +7,7 @@ import type { BlockNode, DriverRegistry, Graph, OpenImageOptions, OptionRecord }
 import { JsonReader } from "@spindle/monitor";
 import { driverRegistry, type ImageName as LibraryImageName } from "spindle";
 import { flattenOptions, nodeOptions } from "./blockdev-option.ts";
+import { type CacheMode, isDirect } from "./cache-mode.ts";
 import { UsageError } from "./command.ts";
 import { parsePairs } from "./key-value.ts";
 import { namesFilter, type OptionPairs, placeFilename } from "./place-filename.ts";
@@ -51,7 +52,7 @@ function parseJson(text: string): Readonly<Record<string, unknown>> {
   throw new BlockError("EINVAL", "Invalid JSON object given");
 }
 
-export type ImageAccess = Pick<OpenImageOptions, "readOnly" | "forceShare">;
+export type ImageAccess = Pick<OpenImageOptions, "readOnly" | "forceShare" | "direct">;
 
 /** Opens an image and the chain below it. @throws {BlockError} with QEMU's text where it has one. */
 export function* openByName(graph: Graph, { filename, pairs }: ImageName, access: ImageAccess): Co<BlockNode> {
@@ -75,24 +76,30 @@ export interface OperandOptions {
   readonly format?: string | undefined;
   /** The operand is a list of options. */
   readonly imageOpts?: boolean | undefined;
+  readonly cache?: CacheMode | undefined;
 }
 
 /** An operand as the library takes it. @throws {BlockError} when it names no image. */
-export function operandImage(text: string, { format, imageOpts = false }: OperandOptions = {}): LibraryImageName {
+export function operandImage(
+  text: string,
+  { format, imageOpts = false, cache }: OperandOptions = {},
+): LibraryImageName {
+  const direct = isDirect(cache);
   if (imageOpts && format !== undefined) throw new UsageError("--image-opts and --format are mutually exclusive");
   const name = imageOpts ? imageOptions(text) : imageFilename(text);
-  if (name.filename !== undefined) return { filename: name.filename, format };
+  if (name.filename !== undefined) return { filename: name.filename, format, direct };
   const options = imageNodeOptions(name, driverRegistry());
   const told = options["driver"] === undefined && format !== undefined ? { driver: format } : {};
-  return { filename: plainFilename(options) ?? text, options: { ...told, ...options } };
+  return { filename: plainFilename(options) ?? text, options: { ...told, ...options }, direct };
 }
 
 /** What is told, for functions that want nothing else. */
-export function given({ format, options }: Omit<LibraryImageName, "filename">): {
+export function given({ format, options, direct = false }: Omit<LibraryImageName, "filename">): {
   format?: string;
   options?: OptionRecord;
+  direct: boolean;
 } {
-  return { ...(format === undefined ? {} : { format }), ...(options === undefined ? {} : { options }) };
+  return { direct, ...(format === undefined ? {} : { format }), ...(options === undefined ? {} : { options }) };
 }
 
 /** The file name that says all that the options say; undefined when they say more. */
@@ -114,6 +121,11 @@ function withFileDriver(pairs: ImageName["pairs"]): ImageName["pairs"] {
   return [...pairs, ...missing.map((parent): [string, string] => [`${parent}driver`, "file"])];
 }
 
-function withAccess(options: OptionRecord, { readOnly, forceShare }: ImageAccess): OptionRecord {
-  return { ...options, ...(readOnly ? { "read-only": true } : {}), ...(forceShare ? { "force-share": true } : {}) };
+function withAccess(options: OptionRecord, { readOnly, forceShare, direct }: ImageAccess): OptionRecord {
+  return {
+    ...options,
+    ...(readOnly ? { "read-only": true } : {}),
+    ...(forceShare ? { "force-share": true } : {}),
+    ...(direct ? { cache: { direct, ...(options["cache"] as OptionRecord | undefined) } } : {}),
+  };
 }

@@ -1,7 +1,7 @@
 /** `spindle bench`: so many requests to an image, some of them side by side, and how long they took. */
 import { parseSize } from "@spindle/base";
 import { type Disk, openDisk } from "spindle";
-import { checkCacheModes } from "../cache-mode.ts";
+import { cacheModes } from "../cache-mode.ts";
 import { type Command, defineCommand, UsageError } from "../command.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { given, operandImage } from "../image-name.ts";
@@ -50,10 +50,10 @@ export const bench: Command = defineCommand({
     const bytes = sizeOr(values["buffer-size"] ?? "4096", `Invalid buffer size specified. ${SIZE_SUFFIXES}`);
     const step =
       values.step === undefined ? bytes : sizeOr(values.step, `Invalid step size specified. ${SIZE_SUFFIXES}`);
-    checkCacheModes(values.cache);
+    const { cache } = cacheModes(values.cache);
     if (!write && flushInterval > 0) throw new UsageError("--flush-interval is only available in write tests");
     if (flushInterval > 0 && flushInterval < depth) throw new UsageError("Flush interval can't be smaller than depth");
-    const { filename, ...image } = operandImage(file, { format, imageOpts: values["image-opts"] });
+    const { filename, ...image } = operandImage(file, { format, imageOpts: values["image-opts"], cache });
     await using disk = await openDisk(filename, {
       readOnly: !write,
       forceShare: values["force-share"],

@@ -21,7 +21,7 @@ export const check: Command = defineCommand({
     format: FORMAT,
     output: OUTPUT,
     repair: { short: "r", value: "leaks|all", help: "give leaked clusters back, or repair everything" },
-    cache: { short: "T", value: "CACHE", help: "accepted for qemu-img's sake" },
+    cache: { short: "T", value: "CACHE", help: "the image's cache mode" },
     quiet: { short: "q", help: "print nothing but errors" },
     "image-opts": IMAGE_OPTS,
     "force-share": FORCE_SHARE,
@@ -36,6 +36,7 @@ export const check: Command = defineCommand({
         `Could not open '${operand}': force-share=on can only be used with read-only images`,
       );
     const { filename, options } = operandImage(operand, { format, imageOpts: values["image-opts"] });
+    const direct = cache === "none" || cache === "off" || cache === "directsync";
     const report = (line: string): void => printError(`${line}\n`);
     try {
       const say = (text: string): void => {
@@ -43,7 +44,7 @@ export const check: Command = defineCommand({
       };
       const found = await checkAndDoubleCheck(
         filename,
-        { format, options, repair, report },
+        { format, options, direct, repair, report },
         output === "json" ? undefined : say,
       );
       say(output === "json" ? jsonCheck(filename, found) : humanCheck(found));

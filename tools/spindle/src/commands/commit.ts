@@ -1,6 +1,6 @@
 /** `spindle commit`: writes what an image holds into an image below it. */
 import { commitImage } from "spindle";
-import { checkCacheModes } from "../cache-mode.ts";
+import { cacheModes } from "../cache-mode.ts";
 import { type Command, defineCommand } from "../command.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
@@ -27,9 +27,9 @@ export const commit: Command = defineCommand({
     "allow-backing": ALLOW_BACKING,
   },
   async run(values, [file = ""]) {
-    checkCacheModes(values.cache);
+    const { cache } = cacheModes(values.cache);
     const { base, drop, quiet, format } = values;
-    const name = operandImage(file, { format, imageOpts: values["image-opts"] });
+    const name = operandImage(file, { format, imageOpts: values["image-opts"], cache });
     const progress = values["progress-bar"] && !quiet ? percentProgress(standardOutput) : undefined;
     await commitImage(name, {
       keep: drop,

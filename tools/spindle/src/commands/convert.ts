@@ -1,7 +1,7 @@
 /** `spindle convert`: copies what images show into a new one. */
 import { BlockError, isBlockError, MiB } from "@spindle/base";
 import { type ConvertImageOptions, convertImage, type ImageName, type StreamProgress } from "spindle";
-import { CACHE_MODES, type CacheMode, checkCacheModes, targetCache } from "../cache-mode.ts";
+import { CACHE_MODES, cacheModes, targetCache } from "../cache-mode.ts";
 import { type Command, defineCommand, numberOption, type OptionValues, UsageError } from "../command.ts";
 import { asksForHelp, parseOptionLists, printOptionHelp } from "../create-options.ts";
 import { SignalWatch } from "../ending-signals.ts";
@@ -44,7 +44,7 @@ const OPTIONS = {
   "source-cache": {
     short: "T",
     value: "CACHE",
-    help: "the sources' cache mode; reads always go through the page cache",
+    help: "the sources' cache mode (default: writeback)",
   },
   offload: { short: "C", help: "accepted for qemu-img's sake: the host may copy by itself" },
   salvage: { help: "go on after errors of the sources, with zeros in their place" },
@@ -71,13 +71,13 @@ export const convert: Command = defineCommand({
   insteadOf: (values) => (asksForHelp(values.options) ? printOptionHelp(values["target-format"]) : undefined),
   async run(values, operands) {
     checkTogether(values, operands.length - 1);
-    const sources = operands
-      .slice(0, -1)
-      .map((text) => operandImage(text, { format: values.format, imageOpts: values["image-opts"] }));
+    const { cache, sourceCache } = modesOf(values);
+    const sourceOptions = { format: values.format, imageOpts: values["image-opts"], cache: sourceCache };
+    const sources = operands.slice(0, -1).map((text) => operandImage(text, sourceOptions));
     const format = values["target-format"] ?? "raw";
     const file = operands.at(-1) ?? "";
     const isOptions = values["target-image-opts"];
-    const target = operandImage(file, isOptions ? { imageOpts: true } : { format });
+    const target = operandImage(file, isOptions ? { imageOpts: true, cache } : { format, cache });
     const options = { ...copyOptions(values), ...newImage(values, format), allowBacking: values["allow-backing"] };
     const display = values.quiet ? undefined : displayOf(values);
     const interrupt = new AbortController();
@@ -141,8 +141,8 @@ function newImage(values: Values, format: string): Pick<ConvertImageOptions, "fo
 type CopyOptions = Omit<ConvertImageOptions, "format" | "options" | "backing">;
 
 function copyOptions(values: Values): CopyOptions {
-  const { cache = "unsafe", quiet } = values;
-  checkCacheModes(cache, values["source-cache"]);
+  const { quiet } = values;
+  const { cache } = modesOf(values);
   const workers = numberOption("number of workers", values.workers, 0, WORKERS_MAX);
   const sparseBytes = sparseOption(values.sparse);
   const skipped = (name: string): void => complain(`warning: Skipping inconsistent bitmap '${name}'`);
@@ -156,11 +156,15 @@ function copyOptions(values: Values): CopyOptions {
     inOrder: !values["out-of-order"],
     depth: depthOption(values.depth),
     speed: rateOption(values.rate),
-    cache: targetCache(cache as CacheMode),
+    cache: targetCache(cache),
     ...(sparseBytes === undefined ? {} : { sparseBytes }),
     ...(workers === undefined ? {} : { workers }),
     ...(values.salvage ? { salvage: (sentence) => quiet || complain(`warning: ${sentence}`) } : {}),
   };
+}
+
+function modesOf(values: Values): ReturnType<typeof cacheModes> {
+  return cacheModes(values.cache ?? "unsafe", values["source-cache"]);
 }
 
 function sparseOption(text: string | undefined): number | undefined {

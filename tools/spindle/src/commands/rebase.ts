@@ -1,6 +1,6 @@
 /** `spindle rebase`: puts another backing file below an image. */
 import { driverRegistry, rebaseImage } from "spindle";
-import { checkCacheModes } from "../cache-mode.ts";
+import { cacheModes, isDirect } from "../cache-mode.ts";
 import { type Command, defineCommand, UsageError } from "../command.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
@@ -32,15 +32,21 @@ export const rebase: Command = defineCommand({
     const { format, backing: filename, unsafe, quiet } = values;
     if (filename === undefined && !unsafe)
       throw new UsageError("Must specify backing file (-b) or use unsafe mode (-u)");
-    checkCacheModes(values.cache, values["source-cache"]);
+    const { cache, sourceCache } = cacheModes(values.cache, values["source-cache"]);
     const backingFormat = values["backing-format"] ?? null;
     if (backingFormat !== null && !driverRegistry().has(backingFormat))
       throw new UsageError(`Invalid format name: '${backingFormat}'`);
-    const name = operandImage(file, { format, imageOpts: values["image-opts"] });
+    const name = operandImage(file, { format, imageOpts: values["image-opts"], cache });
     const backing = filename === undefined || filename === "" ? null : { filename, format: backingFormat };
     const progress = values["progress-bar"] && !quiet ? percentProgress(standardOutput) : undefined;
     const tell = progress === undefined ? {} : { progress };
-    await rebaseImage(name, { backing, unsafe, allowBacking: values["allow-backing"], ...tell });
+    await rebaseImage(name, {
+      backing,
+      unsafe,
+      direct: isDirect(sourceCache),
+      allowBacking: values["allow-backing"],
+      ...tell,
+    });
     if (progress !== undefined) print("\n");
     return EXIT_OK;
   },

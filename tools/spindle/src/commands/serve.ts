@@ -5,6 +5,7 @@ import type { BlockNode } from "@spindle/block";
 import { QUEUES_MAX, VhostUserServer } from "@spindle/vhost-user";
 import type { ErrorPolicy, IoErrorReport } from "@spindle/virtio-blk";
 import { type ImageName, openChain, Session, StreamJob, type StreamProgress } from "spindle";
+import { cacheModes } from "../cache-mode.ts";
 import { type Command, defineCommand, numberOption, type OptionValues, UsageError } from "../command.ts";
 import { SignalWatch } from "../ending-signals.ts";
 import { EXIT_OK } from "../exit-codes.ts";
@@ -24,6 +25,12 @@ const OPTIONS = {
   "vhost-user": { value: "PATH", help: "the socket, which nobody but this user may use" },
   format: FORMAT,
   "image-opts": IMAGE_OPTS,
+  cache: {
+    short: "t",
+    value: "none|writeback",
+    oneOf: ["none", "writeback"],
+    help: "past the page cache, or through it (the default)",
+  },
   queues: { value: "N", help: `virtqueues, 1 to ${QUEUES_MAX}, each with a thread of its own (default: 1)` },
   "read-only": { help: "let no guest write" },
   serial: { value: "TEXT", help: `what the disk calls itself, up to ${SERIAL_BYTES_MAX} bytes` },
@@ -57,7 +64,8 @@ export const serve: Command = defineCommand({
   options: OPTIONS,
   async run(values, [file = ""]) {
     const options = serveOptions(values);
-    const image = operandImage(file, { format: values.format, imageOpts: values["image-opts"] });
+    const { format, "image-opts": imageOpts } = values;
+    const image = operandImage(file, { format, imageOpts, ...cacheModes(values.cache) });
     const stop = new AbortController();
     using _signals = new SignalWatch(() => stop.abort());
     await using session = new Session({ allowBacking: values["allow-backing"] });

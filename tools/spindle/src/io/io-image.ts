@@ -219,8 +219,8 @@ export function repeated(bytes: Uint8Array, length: number): IoVector {
 /** The nodes that were opened by name, the top one first. */
 function* openNodes(session: Session, name: ImageName, mode: OpenMode): Co<BlockNode[]> {
   const { graph } = session;
-  const { forceShare } = mode;
-  const nodes = [yield* openByName(graph, name, { readOnly: mode.readOnly || mode.snapshot, forceShare })];
+  const { forceShare, direct } = mode;
+  const nodes = [yield* openByName(graph, name, { readOnly: mode.readOnly || mode.snapshot, forceShare, direct })];
   try {
     if (mode.snapshot) nodes.unshift(yield* openSnapshot(graph, nodes[0] as BlockNode));
     if (mode.copyOnRead && nodes[0]?.readOnly === true)

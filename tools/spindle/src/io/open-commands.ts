@@ -105,8 +105,13 @@ export const reopen: ImageCommand = {
   },
 };
 
-/** They change nothing: files are read and written through the page cache, and flushed when they have to be. */
-const UNUSED_SWITCHES = ["cache.direct", "cache.no-flush", "auto-read-only"];
+/** What the options that are switches change. Files are flushed when they have to be. */
+const MODE_SWITCHES: Readonly<Record<string, (mode: OpenMode, state: boolean) => OpenMode>> = {
+  "read-only": (mode, readOnly) => ({ ...mode, readOnly }),
+  "cache.direct": (mode, direct) => ({ ...mode, direct }),
+  "cache.no-flush": (mode) => mode,
+  "auto-read-only": (mode) => mode,
+};
 
 const SWITCHES: Readonly<Record<string, boolean>> = { on: true, off: false };
 
@@ -120,12 +125,11 @@ function requestedChange(image: IoImage, options: readonly (readonly [string, st
   if (access.length === 1) mode = { ...mode, readOnly: access[0] === "r" };
   const own: (readonly [string, string])[] = [];
   for (const [key, value] of options.filter(([letter]) => letter === "o").flatMap(([, text]) => parsePairs(text))) {
-    if (key === "read-only") {
-      if (access.length > 0) throw complaint("Cannot set both -r/-w and 'read-only'");
-      mode = { ...mode, readOnly: switchValue(key, value) };
-    } else if (UNUSED_SWITCHES.includes(key)) {
-      if (caches.length > 0 && key !== "auto-read-only") throw complaint("Cannot set both -c and the cache options");
-      switchValue(key, value);
+    const change = Object.hasOwn(MODE_SWITCHES, key) ? MODE_SWITCHES[key] : undefined;
+    if (change !== undefined) {
+      if (key === "read-only" && access.length > 0) throw complaint("Cannot set both -r/-w and 'read-only'");
+      if (key.startsWith("cache.") && caches.length > 0) throw complaint("Cannot set both -c and the cache options");
+      mode = change(mode, switchValue(key, value));
     } else if (image.changeableOptions.includes(key)) own.push([key, value]);
     else if (image.lastingOption(key) !== value)
       throw complaint(`Cannot change the option '${key.replace(/^.*\./, "")}'`);

@@ -8,6 +8,8 @@ export interface OpenMode {
   /** Writes go to a file that is gone when the image is closed. */
   readonly snapshot: boolean;
   readonly copyOnRead: boolean;
+  /** Past the host's page cache. */
+  readonly direct: boolean;
   /** Every write is durable before it completes. */
   readonly writethrough: boolean;
   /** Discards, and zeroes that may give space back, do so. */
@@ -19,18 +21,18 @@ export const DEFAULT_MODE: OpenMode = {
   forceShare: false,
   snapshot: false,
   copyOnRead: false,
+  direct: false,
   writethrough: true,
   unmap: true,
 };
 
-/** The cache modes, and whether each writes through. */
-const CACHE_MODES: Readonly<Record<string, boolean>> = {
-  none: false,
-  off: false,
-  directsync: true,
-  writeback: false,
-  writethrough: true,
-  unsafe: false,
+const CACHE_MODES: Readonly<Record<string, Pick<OpenMode, "direct" | "writethrough">>> = {
+  none: { direct: true, writethrough: false },
+  off: { direct: true, writethrough: false },
+  directsync: { direct: true, writethrough: true },
+  writeback: { direct: false, writethrough: false },
+  writethrough: { direct: false, writethrough: true },
+  unsafe: { direct: false, writethrough: false },
 };
 
 const DISCARD_MODES: Readonly<Record<string, boolean>> = { ignore: false, off: false, unmap: true, on: true };
@@ -39,9 +41,9 @@ const AIO_MODES = ["threads", "native", "io_uring"];
 
 /** @throws {CommandFailure} when there is no such cache mode. */
 export function cacheMode(mode: OpenMode, text: string): OpenMode {
-  const writethrough = Object.hasOwn(CACHE_MODES, text) ? CACHE_MODES[text] : undefined;
-  if (writethrough === undefined) throw new CommandFailure(`Invalid cache option: ${text}`, "report");
-  return { ...mode, writethrough };
+  const changes = Object.hasOwn(CACHE_MODES, text) ? CACHE_MODES[text] : undefined;
+  if (changes === undefined) throw new CommandFailure(`Invalid cache option: ${text}`, "report");
+  return { ...mode, ...changes };
 }
 
 /** @throws {CommandFailure} when there is no such discard mode. */
