@@ -116,6 +116,13 @@ export interface BlockDriver {
   reclaimLeaks?(): Co<number>;
   /** Gives up all content, so that the backing file shows through everywhere; nothing else is in flight. */
   makeEmpty?(): Co<void>;
+  /**
+   * Changes what the image was created with; nothing else is in flight. Each step is durable before the next.
+   * @param options the format's own, with qemu-img's keys and texts
+   * @param tell hears how much is done, 0 to 1
+   * @throws {BlockError} EINVAL or ENOTSUP for what cannot be; earlier steps stay.
+   */
+  amend?(options: Readonly<Record<string, string>>, tell: (done: number) => void): Co<void>;
   /** Records another backing file in the image, durable when it ends; null for none. */
   changeBackingFile?(backing: BackingFile | null): Co<void>;
   /** What the image says of its backing file. */

@@ -99,6 +99,8 @@ export interface DriverDefinition {
   measure?(options: MeasureOptions): MeasuredSize;
   /** The options of {@link create}, by name. */
   readonly createOptions?: readonly string[];
+  /** The options of {@link BlockDriver.amend}, by name; absent where there is none. */
+  readonly amendOptions?: readonly string[];
   /** Lays out an empty image in an empty file. */
   create?(file: BlockNode, options: CreateOptions, environment: Environment): Co<void>;
   /**

@@ -1,3 +1,4 @@
+export { type AmendImageOptions, amendImage, amendOptions } from "./amend-image.ts";
 export { type CheckImageOptions, checkImage, type ImageCheck, NoCheckError } from "./check-image.ts";
 export { combinePath } from "./combine-path.ts";
 export { type CommitImageOptions, commitImage } from "./commit-image.ts";

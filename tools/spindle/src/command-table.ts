@@ -58,6 +58,10 @@ export const COMMANDS: CommandTable = {
     summary: "make a disk longer or shorter",
     load: async () => (await import("./commands/resize.ts")).resize,
   },
+  amend: {
+    summary: "change what an image was created with",
+    load: async () => (await import("./commands/amend.ts")).amend,
+  },
   bitmap: {
     summary: "change the persistent bitmaps of an image",
     load: async () => (await import("./commands/bitmap.ts")).bitmap,

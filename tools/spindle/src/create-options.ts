@@ -1,13 +1,32 @@
 /** The options of image formats as the command line gives them, and the line that tells what is being created. */
-import { parseSize } from "@spindle/base";
+import { BlockError, parseSize } from "@spindle/base";
 import { UsageError } from "./command.ts";
 import { EXIT_OK } from "./exit-codes.ts";
-import { parsePairs } from "./key-value.ts";
+import { splitAtCommas } from "./key-value.ts";
 import { print } from "./output.ts";
 
-/** Reads option lists into one record; later values win. @throws {UsageError} when an entry has no key or no value. */
+/**
+ * Reads option lists into one record; later values win. A key without a value is on, and one with "no" in front off.
+ * @throws {BlockError} EINVAL for a list that begins or ends with a comma, or has nothing in it.
+ */
 export function parseOptionLists(lists: readonly string[]): Record<string, string> {
-  return Object.fromEntries(lists.flatMap(parsePairs));
+  checkOptionLists(lists);
+  return Object.fromEntries(
+    lists.flatMap(splitAtCommas).map((entry) => {
+      const at = entry.indexOf("=");
+      if (at >= 0) return [entry.slice(0, at), entry.slice(at + 1)];
+      return entry.startsWith("no") ? [entry.slice(2), "off"] : [entry, "on"];
+    }),
+  );
+}
+
+/** Two commas are a comma of the value. */
+function checkOptionLists(lists: readonly string[]): void {
+  for (const list of lists) {
+    const trailing = /,*$/.exec(list)?.[0].length ?? 0;
+    if (list === "" || list.startsWith(",") || trailing % 2 !== 0)
+      throw new BlockError("EINVAL", `Invalid option list: ${list}`);
+  }
 }
 
 interface Created {
@@ -70,18 +89,45 @@ const HELP: Readonly<Record<string, readonly (readonly [option: string, about: s
     ["size=<size>", "Virtual disk size"],
   ],
 };
+const AMEND_HELP: readonly (readonly [option: string, about: string])[] = [
+  ["backing_file=<str>", "File name of a base image"],
+  ["backing_fmt=<str>", "Image format of the base image"],
+  ["compat=<str>", "Compatibility level (v2 [0.10] or v3 [1.1])"],
+  ["data_file=<str>", "File name of an external data file"],
+  ["data_file_raw=<bool (on/off)>", "The external data file must stay valid as a raw image"],
+  ["encrypt.iter-time=<num>", "Time to spend in PBKDF in milliseconds"],
+  ["encrypt.keyslot=<num>", "Select a single keyslot to modify explicitly"],
+  ["encrypt.new-secret=<str>", "New secret to set in the matching keyslots. Empty string to erase"],
+  ["encrypt.old-secret=<str>", "Select all keyslots that match this password"],
+  ["encrypt.state=<str>", "Select new state of affected keyslots (active/inactive)"],
+  ["lazy_refcounts=<bool (on/off)>", "Postpone refcount updates"],
+  ["refcount_bits=<num>", "Width of a reference count entry in bits"],
+  ["size=<size>", "Virtual disk size"],
+];
 const HELP_COLUMN = 22;
 
-/** Whether a list of options asks what there is. */
+/** Whether a list of options asks what there is. @throws {BlockError} EINVAL when it is no list. */
 export function asksForHelp(lists: readonly string[]): boolean {
-  return lists.some((list) => list.split(",").some((entry) => entry === "help" || entry === "?"));
+  checkOptionLists(lists);
+  return lists.flatMap(splitAtCommas).some((entry) => entry === "help" || entry === "?");
 }
 
 /** Prints them. @returns the exit code. @throws {UsageError} when there is no such format. */
 export async function printOptionHelp(format = "raw"): Promise<number> {
   const options = Object.hasOwn(HELP, format) ? HELP[format] : undefined;
   if (options === undefined) throw new UsageError(`Unknown file format '${format}'`);
-  const lines = options.map(([option, about]) => `  ${option.padEnd(HELP_COLUMN)} - ${about}`);
-  print(`Supported ${format} options:\n${lines.join("\n")}\n`);
+  printHelp(`Supported ${format} options:`, options);
   return EXIT_OK;
+}
+
+/** The same for those of `amend`. @param known the options that the format can change */
+export function printAmendHelp(format: string, known: readonly string[]): number {
+  const options = AMEND_HELP.filter(([option]) => known.includes(option.replace(/=.*/, "")));
+  printHelp(`Amend options for '${format}':`, options);
+  return EXIT_OK;
+}
+
+function printHelp(title: string, options: readonly (readonly [option: string, about: string])[]): void {
+  const lines = options.map(([option, about]) => `  ${option.padEnd(HELP_COLUMN)} - ${about}`);
+  print(`${title}\n${lines.join("\n")}\n`);
 }

@@ -105,6 +105,11 @@ export class Allocator {
     }
   }
 
+  /** All counts may have changed. */
+  lookFromStart(): void {
+    this.#firstFree = 0;
+  }
+
   *#allocate(count: number): Co<ClusterRun> {
     const refcounts = this.#refcounts;
     for (let index = this.#firstFree; index < CLUSTERS_MAX; ) {

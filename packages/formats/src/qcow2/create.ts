@@ -5,14 +5,14 @@
 import { alignUp, BlockError, ByteView, type Co, encodeUtf8, isPowerOfTwo, parseSize } from "@spindle/base";
 import { type BlockNode, type CreateOptions, IoVector, type Preallocation } from "@spindle/block";
 import { checkFileOptions, FILE_CREATE_OPTIONS } from "../file-create-options.ts";
+import { featureNamesExtension } from "./feature-names.ts";
 import {
   type CompressionType,
-  EXTENSION_BACKING_FORMAT,
-  EXTENSION_FEATURE_NAMES,
   QCOW2_COMPAT_LAZY_REFCOUNTS,
   QCOW2_INCOMPAT_COMPRESSION,
   QCOW2_MAGIC,
 } from "./header.ts";
+import { backingFormatExtension, extensionsLength, PREFIX_BYTES, writeExtensions } from "./header-extensions.ts";
 
 const L1_BYTES_MAX = 32 * 1024 * 1024;
 const HEADER_BYTES = { 2: 72, 3: 112 } as const;
@@ -29,21 +29,6 @@ interface Layout {
   readonly blocks: number;
   readonly l1Entries: number;
 }
-
-/** What bits mean, for programs that do not know them: type (0 incompatible, 1 compatible, 2 autoclear), bit, name. */
-const FEATURE_NAMES: readonly (readonly [number, number, string])[] = [
-  [0, 0, "dirty bit"],
-  [0, 1, "corrupt bit"],
-  [0, 2, "external data file"],
-  [0, 3, "compression type"],
-  [0, 4, "extended L2 entries"],
-  [1, 0, "lazy refcounts"],
-  [2, 0, "bitmaps"],
-  [2, 1, "raw external data"],
-];
-const FEATURE_NAME_BYTES = 48;
-/** QEMU writes the names, which nobody needs, only where this much room is left in the header's cluster. */
-const FEATURE_NAMES_ROOM = 4096;
 
 const PREALLOCATIONS: readonly Preallocation[] = ["off", "metadata", "falloc", "full"];
 
@@ -150,7 +135,7 @@ export function parsePreallocation({ preallocation = "off" }: CreateOptions["opt
   throw new BlockError("EINVAL", `Parameter 'preallocation' does not accept value '${preallocation}'`);
 }
 
-function parseSwitch(name: string, text: string): boolean {
+export function parseSwitch(name: string, text: string): boolean {
   if (text === "on" || text === "yes" || text === "true" || text === "y") return true;
   if (text === "off" || text === "no" || text === "false" || text === "n") return false;
   throw new BlockError("EINVAL", `Parameter '${name}' expects 'on' or 'off'`);
@@ -191,42 +176,25 @@ function headerCluster(layout: Layout, options: CreateOptions): Uint8Array {
     view.setU32be(100, HEADER_BYTES[3]);
     view.setU8(104, layout.compression === "zstd" ? 1 : 0);
   }
-  writeExtensions(view, layout, options);
+  writeBehindHeader(view, layout, options);
   return view.bytes;
 }
 
 /** The extensions behind the header, and behind them the backing file's name. */
-function writeExtensions(view: ByteView, { version }: Layout, { backing }: CreateOptions): void {
-  const extensions: [number, Uint8Array][] = [];
-  if (backing !== undefined && backing.format !== null)
-    extensions.push([EXTENSION_BACKING_FORMAT, encodeUtf8(backing.format)]);
-  if (version === 3) extensions.push([EXTENSION_FEATURE_NAMES, featureNameTable()]);
-  let at: number = HEADER_BYTES[version];
-  for (const [type, data] of extensions) {
-    if (type === EXTENSION_FEATURE_NAMES && view.length - at < FEATURE_NAMES_ROOM) continue;
-    view.setU32be(at, type);
-    view.setU32be(at + 4, data.length);
-    view.bytes.set(data, at + 8);
-    at += 8 + alignUp(data.length, 8);
-  }
-  at += 8;
+function writeBehindHeader(view: ByteView, { version }: Layout, { backing }: CreateOptions): void {
+  const format = backing?.format ?? null;
+  const list = format === null ? [] : [backingFormatExtension(format)];
+  const start = HEADER_BYTES[version];
+  if (version === 3) list.push(...featureNamesExtension(view.length - start - extensionsLength(list) + PREFIX_BYTES));
+  writeExtensions(view, start, list);
   if (backing === undefined) return;
+  const at = start + extensionsLength(list);
   const name = encodeUtf8(backing.filename);
   if (name.length > 1023 || at + name.length > view.length)
     throw new BlockError("EINVAL", `Backing file name '${backing.filename}' is too long`);
   view.setU64be(8, at);
   view.setU32be(16, name.length);
   view.bytes.set(name, at);
-}
-
-function featureNameTable(): Uint8Array {
-  const table = new Uint8Array(FEATURE_NAMES.length * FEATURE_NAME_BYTES);
-  FEATURE_NAMES.forEach(([type, bit, name], index) => {
-    table[index * FEATURE_NAME_BYTES] = type;
-    table[index * FEATURE_NAME_BYTES + 1] = bit;
-    table.set(encodeUtf8(name), index * FEATURE_NAME_BYTES + 2);
-  });
-  return table;
 }
 
 function refcountBlocks({ clusterSize, refcountOrder, tableClusters, blocks, l1Entries }: Layout): Uint8Array {

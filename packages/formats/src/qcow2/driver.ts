@@ -18,6 +18,7 @@ import {
 } from "@spindle/block";
 import { ClusterImage } from "../cluster-image.ts";
 import { Allocator } from "./allocate.ts";
+import { amendImage, QCOW2_AMEND_OPTIONS } from "./amend.ts";
 import { dropBackingFile, renameBackingFile } from "./backing-link.ts";
 import { checkQcow2 } from "./check.ts";
 import { Corruption } from "./corruption.ts";
@@ -154,6 +155,19 @@ class Qcow2Driver implements BlockDriver {
 
   makeEmpty(): Co<void> {
     return this.#corruption.watch(emptyImage({ state: this.#state, map: this.clusters, writeBack: this.#writeBack }));
+  }
+
+  amend(options: Readonly<Record<string, string>>, tell: (done: number) => void): Co<void> {
+    const parts = {
+      state: this.#state,
+      map: this.clusters,
+      writeBack: this.#writeBack,
+      corruption: this.#corruption,
+      snapshots: this.snapshots,
+      persistent: this.#persistent,
+      resize: (length: number) => this.bitmaps.resize(length, this.truncate(length)),
+    };
+    return this.#corruption.watch(amendImage(parts, options, tell));
   }
 
   *changeBackingFile(backing: BackingFile | null): Co<void> {
@@ -315,6 +329,7 @@ export const qcow2Format: DriverDefinition = {
     yield* driver.close();
   },
   createOptions: QCOW2_CREATE_OPTIONS,
+  amendOptions: QCOW2_AMEND_OPTIONS,
   check: checkQcow2,
 };
 

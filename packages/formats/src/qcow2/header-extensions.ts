@@ -4,7 +4,7 @@ import { EXTENSION_BACKING_FORMAT, EXTENSION_END } from "./header.ts";
 
 const FEATURE_NAME_BYTES = 48;
 /** An extension's type and length. */
-const PREFIX_BYTES = 8;
+export const PREFIX_BYTES = 8;
 
 export interface HeaderExtension {
   readonly type: number;

@@ -119,7 +119,7 @@ export class Qcow2ClusterMap implements ClusterMap {
         return keep ? { kind: "zero", hostOffset: old.hostOffset, copied: true } : ZERO;
       });
     if (children.backing === null) return yield* this.#changeByTable(guestOffset, length, () => UNALLOCATED);
-    return yield* this.#storeZeros(guestOffset, length);
+    return yield* this.storeZeros(guestOffset, length);
   }
 
   *discard(guestOffset: number, length: number): Co<void> {
@@ -280,7 +280,8 @@ export class Qcow2ClusterMap implements ClusterMap {
     return { index, count: Math.floor((hostOffset + length - 1) / this.clusterSize) - index + 1 };
   }
 
-  *#storeZeros(guestOffset: number, length: number): Co<void> {
+  /** Gives whole clusters clusters of zeros. */
+  *storeZeros(guestOffset: number, length: number): Co<void> {
     for (let done = 0; done < length; ) {
       const allocation = yield* this.allocate(guestOffset + done, length - done);
       try {

@@ -20,9 +20,9 @@ export interface ReplacedTable {
 export class Refcounts {
   readonly clusterSize: number;
   /** Clusters that one block counts. */
-  readonly entriesPerBlock: number;
+  entriesPerBlock: number;
   readonly blocks: TableCache;
-  readonly #order: number;
+  #order: number;
   readonly #file: () => BlockNode;
   readonly #loading = new CoMutex();
   /** Host offsets of the blocks; 0 where there is none. */
@@ -93,6 +93,15 @@ export class Refcounts {
     assert(count >= 0 && count <= this.most, "a refcount fits its entry");
     this.blocks.markDirty(block);
     writeCount(block.view, clusterIndex % this.entriesPerBlock, this.#order, count);
+  }
+
+  /** The file has other counts now; none of these is changed in memory. */
+  switchTo(order: number, table: Float64Array, tableOffset: number): void {
+    this.#order = order;
+    this.entriesPerBlock = (this.clusterSize * 8) / 2 ** order;
+    this.table = table;
+    this.tableOffset = tableOffset;
+    this.blocks.clear();
   }
 
   /** For images that are only read: nothing is counted. */

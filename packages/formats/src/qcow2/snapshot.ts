@@ -15,7 +15,13 @@ import type { Qcow2ClusterMap } from "./mapping.ts";
 import { readPadded } from "./padded-read.ts";
 import { corrupt } from "./refcount.ts";
 import { readSnapshotMetadata } from "./snapshot-metadata.ts";
-import { L1_ENTRIES_MAX, readSnapshotTable, type SnapshotEntry, snapshotTableBytes } from "./snapshot-table.ts";
+import {
+  EXTRA_DATA_LEAST,
+  L1_ENTRIES_MAX,
+  readSnapshotTable,
+  type SnapshotEntry,
+  snapshotTableBytes,
+} from "./snapshot-table.ts";
 import { countTree, discountTree, refreshCopied } from "./table-tree.ts";
 import type { WriteBack } from "./write-back.ts";
 
@@ -95,6 +101,30 @@ export class Qcow2Snapshots implements InternalSnapshots {
     state.header = { ...state.header, l1Entries: l1.byteLength / 8 };
     state.l2.clear();
     map.forgetCompressed();
+  }
+
+  /** The L1 tables, in the image's order. */
+  *l1Tables(): Co<DataView[]> {
+    const tables: DataView[] = [];
+    for (const entry of this.#entries) tables.push(yield* this.#readL1(entry));
+    return tables;
+  }
+
+  /** Whether one of them has what version 2 has no place for: a machine's state, or a disk of another length. */
+  needVersion3(): boolean {
+    const { size } = this.#parts.state.header;
+    return this.#entries.some((entry) => describe(entry).machineStateSize !== 0 || sizeOf(entry, size) !== size);
+  }
+
+  /** Writes the table with all that version 3 wants of its entries. */
+  *complete(): Co<void> {
+    if (this.#entries.every(({ extraDataSize }) => extraDataSize >= EXTRA_DATA_LEAST)) return;
+    yield* this.#settle();
+    yield* this.#commitTable(yield* this.#prepareTable(this.#entries));
+    const { file, header } = this.#parts.state;
+    const { entries } = yield* readSnapshotTable(file, header.snapshotsOffset, header.snapshotCount, false);
+    this.#entries = entries;
+    yield* this.#parts.writeBack.flush();
   }
 
   apply(id: string): Co<void> {
