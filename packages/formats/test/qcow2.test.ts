@@ -2,7 +2,7 @@ import { SeededRandom } from "@spindle/base";
 import { chainStatus, IoVector } from "@spindle/block";
 import { MemoryDriver, ModelDisk, randomBytes } from "@spindle/testkit";
 import { describe, expect, it } from "vitest";
-import { createQcow2, openQcow2, readBytes, run, writeBytes } from "./open-image.ts";
+import { contentOf, createQcow2, openQcow2, readBytes, run, writeBytes } from "./open-image.ts";
 
 const SIZE = 2 * 1024 * 1024;
 
@@ -336,4 +336,28 @@ describe("space that leaked", () => {
       expect(readBytes(again, 1_000_000, 300_000)).toEqual(pattern(300_000, 2));
     },
   );
+});
+
+describe("a qcow2 image with counts of 64 bits", () => {
+  it("is written where a count is larger than any number, and leaves that count as it is", () => {
+    const driver = new MemoryDriver();
+    createQcow2(driver, SIZE, { refcount_bits: "64" });
+    const node = openQcow2(driver);
+    writeBytes(node, 0, pattern(512, 1));
+    run(node.driver.close());
+    const bytes = contentOf(driver.content);
+    const view = new DataView(bytes.buffer);
+    const block = Number(view.getBigUint64(Number(view.getBigUint64(48))));
+    const l2 = Number(view.getBigUint64(Number(view.getBigUint64(40))) & 0x00ff_ffff_ffff_fe00n);
+    const cluster = view.getBigUint64(l2) & 0x00ff_ffff_ffff_fe00n;
+    view.setBigUint64(l2, cluster);
+    view.setBigUint64(block + Number(cluster / 65_536n) * 8, 2n ** 64n - 1n);
+    const poked = new MemoryDriver(bytes);
+    const opened = openQcow2(poked);
+    writeBytes(opened, 0, pattern(512, 2));
+    run(opened.driver.close());
+    expect(readBytes(openQcow2(poked, { readOnly: true }), 0, 512)).toEqual(pattern(512, 2));
+    const after = new DataView(contentOf(poked.content).buffer);
+    expect(after.getBigUint64(block + Number(cluster / 65_536n) * 8)).toBe(2n ** 64n - 1n);
+  });
 });

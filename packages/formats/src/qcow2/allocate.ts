@@ -99,7 +99,8 @@ export class Allocator {
     for (let index = from; index < end; index++) {
       const old = refcounts.get(block, index);
       // A count that is too small already is a corruption for `check` to find; making it wrap would spread it.
-      if (old === 0) continue;
+      // One that no number tells exactly stays as it is, which is a leak at worst.
+      if (old === 0 || old > refcounts.most) continue;
       refcounts.set(block, index, old - 1);
       if (old === 1) this.#firstFree = Math.min(this.#firstFree, index);
     }
