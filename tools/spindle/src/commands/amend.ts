@@ -1,7 +1,7 @@
 /** `spindle amend`: changes what an image was created with. */
 import { BlockError } from "@spindle/base";
 import { amendImage, amendOptions, type ImageName, imageInfo } from "spindle";
-import { checkCacheModes } from "../cache-mode.ts";
+import { cacheModes } from "../cache-mode.ts";
 import { type Command, defineCommand, UsageError } from "../command.ts";
 import { asksForHelp, parseOptionLists, printAmendHelp } from "../create-options.ts";
 import { EXIT_OK } from "../exit-codes.ts";
@@ -35,8 +35,7 @@ export const amend: Command = defineCommand({
     if (asked && format !== undefined) return printAmendHelp(format, amendOptions(format));
     const [file, ...more] = operands;
     if (file === undefined || more.length > 0) throw new BlockError("EINVAL", "Expecting one image file name");
-    const image = operandImage(file, { format, imageOpts: values["image-opts"] });
-    checkCacheModes(cache);
+    const image = operandImage(file, { format, imageOpts: values["image-opts"], ...cacheModes(cache) });
     if (asked) return await helpFor(image);
     const options = parseOptionLists(lists);
     const bar = values["progress-bar"] && !values.quiet;
