@@ -12,7 +12,7 @@ export const SECTOR_SIZE = 512;
 const SUFFIX_POWERS: Readonly<Record<string, number>> = { b: 0, k: 1, m: 2, g: 3, t: 4, p: 5, e: 6 };
 
 /**
- * Reads a size as qemu-img does: decimal or 0x-hexadecimal digits, a fraction before a suffix, and one of the
+ * Reads a size as qemu-img does: decimal or 0x-hexadecimal digits, a fraction before a suffix (without one it is zeros), and one of the
  * suffixes b, k, M, G, T, P, E in either case (powers of 1024). Without a suffix it counts bytes.
  * @returns bytes, a whole number up to 2^53 - 1; a fraction of a byte is cut off.
  * @throws {BlockError} EINVAL when the text is no size, EFBIG when it is above 2^53 - 1.
@@ -30,7 +30,7 @@ export function parseExactSize(text: string): bigint {
   const [, hexadecimal, whole = "0", fraction = "", suffix = "b"] = match;
   if (hexadecimal !== undefined) return BigInt(hexadecimal);
   const unit = 1024n ** BigInt(SUFFIX_POWERS[suffix.toLowerCase()] ?? 0);
-  if (fraction.length > 1 && unit === 1n) throw new BlockError("EINVAL", `'${text}' is not a whole number of bytes`);
+  if (/[1-9]/.test(fraction) && unit === 1n) throw new BlockError("EINVAL", `'${text}' is not a whole number of bytes`);
   const digits = fraction.slice(1);
   const part = digits === "" ? 0n : (BigInt(digits) * unit) / 10n ** BigInt(digits.length);
   return BigInt(whole) * unit + part;

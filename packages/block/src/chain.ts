@@ -42,7 +42,8 @@ export function* chainStatus(top: BlockNode, base: BlockNode | null, offset: num
     const layer = skipFilters(node);
     filtered ||= layer !== node;
     if (depth > 0 && offset >= layer.length) return { ...zeroExtent(run), depth, filtered };
-    const extent: Extent = yield* layer.blockStatus(offset, Math.min(run, layer.length - offset));
+    // Filters are asked, too: one may not let this be known.
+    const extent: Extent = yield* node.blockStatus(offset, Math.min(run, layer.length - offset));
     assert(extent.length > 0 && extent.length <= run, "a driver answered block status with a run of a wrong length");
     run = extent.length;
     if (extent.allocated) return { ...(filtered ? withoutPlace(extent) : extent), depth, filtered };

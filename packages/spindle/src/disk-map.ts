@@ -1,6 +1,6 @@
 /** Where the content of a disk stands: the runs that `map` lists, as qemu-img does. */
 import type { Co } from "@spindle/base";
-import { type BlockNode, chainOf, type Extent } from "@spindle/block";
+import { type BlockNode, chainOf, type Extent, skipFilters } from "@spindle/block";
 import { combinePath } from "./combine-path.ts";
 
 /** One run of a disk. Offsets and lengths are bytes. */
@@ -29,7 +29,8 @@ export interface NamedLayer {
 /** The chain from `top` down with the names that its images give each other. */
 export function namedLayers(top: BlockNode, filename: string): NamedLayer[] {
   const layers: NamedLayer[] = [];
-  let name = filename;
+  // Above filters, the name is one of options: theirs, and not that of the image.
+  let name = (top.filter ? skipFilters(top).filename : null) ?? filename;
   for (const node of chainOf(top)) {
     layers.push({ node, filename: name });
     name = combinePath(name, node.driver.backingFile?.filename ?? "");

@@ -3,7 +3,7 @@
  * file exports what `defineCommand` makes of the description and of the function that does the work.
  */
 import { parseArgs } from "node:util";
-import { BlockError, type ErrnoName, parseSize } from "@spindle/base";
+import { BlockError, type ErrnoName } from "@spindle/base";
 
 /** An option; without `value` it is a switch. */
 export interface OptionSpec {
@@ -96,18 +96,6 @@ export function defineCommand<const O extends OptionSpecs>(description: CommandD
       return await description.run(values, operands, given);
     },
   };
-}
-
-/** The value of a size option in bytes. @throws {UsageError} when it is no size. */
-export function sizeOption(name: string, text: string): number;
-export function sizeOption(name: string, text: string | undefined): number | undefined;
-export function sizeOption(name: string, text: string | undefined): number | undefined {
-  if (text === undefined) return undefined;
-  try {
-    return parseSize(text);
-  } catch {
-    throw new UsageError(`Invalid ${name} '${text}': a number of bytes, or one with k, M, G, T, P or E behind it`);
-  }
 }
 
 /** The value of an option that is a whole number. @throws {UsageError} when it is none in the range. */

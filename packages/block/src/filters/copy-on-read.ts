@@ -2,9 +2,9 @@
  * Filter `copy-on-read`: what a read has to fetch from the backing chain is kept in the image. The image's own driver
  * needs no support. Reads of what is already there never wait.
  */
-import { alignDown, alignUp, type Co } from "@spindle/base";
+import { alignDown, alignUp, BlockError, type Co } from "@spindle/base";
 import { LockKind } from "@spindle/shared-memory";
-import { backingOf, chainStatus } from "../chain.ts";
+import { chainStatus } from "../chain.ts";
 import { IoVector } from "../io-vector.ts";
 import type { BlockNode } from "../node.ts";
 import type { DriverDefinition, OpenRequest } from "../registry.ts";
@@ -21,8 +21,8 @@ class CopyOnReadDriver extends FilterDriver {
     for (let done = 0; done < vector.length; ) {
       const status = yield* file.blockStatus(offset + done, vector.length - done);
       const length = status.length;
-      if (status.allocated || backingOf(file) === null || file.readOnly)
-        yield* file.read(offset + done, vector.slice(done, length));
+      // Also where there is no backing file: what nobody has stored is zeros from now on, as in QEMU.
+      if (status.allocated) yield* file.read(offset + done, vector.slice(done, length));
       else yield* this.#copy(file, offset + done, vector.slice(done, length));
       done += length;
     }
@@ -67,6 +67,8 @@ export const copyOnReadFilter: DriverDefinition = {
   kind: "filter",
   options: {},
   *open(request: OpenRequest) {
+    // What is read is to be kept.
+    if (request.children.file?.readOnly === true) throw new BlockError("EROFS", "Block node is read-only");
     return new CopyOnReadDriver(request.children);
   },
 };

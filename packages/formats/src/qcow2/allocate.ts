@@ -60,6 +60,7 @@ export class Allocator {
    * @throws {BlockError} as {@link allocate} does; nothing is taken then.
    */
   *allocateTable(count: number): Co<ClusterRun> {
+    yield* this.#file().tell("cluster_alloc");
     yield* this.#mutex.lock();
     try {
       // A run that begins where a block is missing loses its first cluster to that block.

@@ -113,11 +113,16 @@ export class Qcow2ClusterMap implements ClusterMap {
   *zero(guestOffset: number, length: number, mayUnmap: boolean): Co<void> {
     const { header, children } = this.#state;
     if (header.version >= 3)
-      return yield* this.#changeByTable(guestOffset, length, (old) => {
-        // Space that may not be given back stays with its guest cluster until that is written again.
-        const keep = !mayUnmap && old.hostOffset !== 0 && old.copied;
-        return keep ? { kind: "zero", hostOffset: old.hostOffset, copied: true } : ZERO;
-      });
+      return yield* this.#changeByTable(
+        guestOffset,
+        length,
+        (old) => {
+          // Space that may not be given back stays with its guest cluster until that is written again.
+          const keep = !mayUnmap && old.hostOffset !== 0 && old.copied;
+          return keep ? { kind: "zero", hostOffset: old.hostOffset, copied: true } : ZERO;
+        },
+        "with-tables",
+      );
     if (children.backing === null) return yield* this.#changeByTable(guestOffset, length, () => UNALLOCATED);
     return yield* this.storeZeros(guestOffset, length);
   }
@@ -214,15 +219,18 @@ export class Qcow2ClusterMap implements ClusterMap {
     return this.#writeBack.flush();
   }
 
-  /** Replaces the entries of whole clusters, a table at a time: some may have changed when it fails. */
-  *#changeByTable(guestOffset: number, length: number, replace: Replace): Co<void> {
+  /**
+   * Replaces the entries of whole clusters, a table at a time: some may have changed when it fails.
+   * @param missing makes the tables that are not there, also where nothing shows through
+   */
+  *#changeByTable(guestOffset: number, length: number, replace: Replace, missing?: "with-tables"): Co<void> {
     const tableBytes = this.#state.entriesPerTable * this.clusterSize;
     const hasBacking = this.#state.children.backing !== null;
     for (let offset = guestOffset; offset < guestOffset + length; ) {
       const l1Index = Math.floor(offset / tableBytes);
       const run = Math.min((l1Index + 1) * tableBytes, guestOffset + length) - offset;
       // Nothing is there, and nothing shows through: it reads as zeros already.
-      const isEmpty = !hasBacking && (yield* this.#tables.load(l1Index)) === undefined;
+      const isEmpty = missing === undefined && !hasBacking && (yield* this.#tables.load(l1Index)) === undefined;
       if (!isEmpty) yield* this.#change(offset, run, replace);
       offset += run;
     }

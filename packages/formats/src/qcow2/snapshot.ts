@@ -85,7 +85,7 @@ export class Qcow2Snapshots implements InternalSnapshots {
     const l1Offset = run.index * clusterSize;
     const place = { l1Offset, l1Entries: header.l1Entries, diskSize: header.size };
     const entry = makeEntry(this.#nextId(), name, { ...place, dateSeconds, dateNanoseconds });
-    const prepared = yield* this.#shared(run, l1, function* (snapshots) {
+    const prepared = yield* this.#shared(l1, function* (snapshots) {
       yield* refreshCopied(state, writeBack);
       yield* snapshots.#writeL1(run, l1);
       return yield* snapshots.#prepareTable([...snapshots.#entries, entry]);
@@ -140,7 +140,7 @@ export class Qcow2Snapshots implements InternalSnapshots {
     const size = sizeOf(entry, header.size);
     const entries = Math.max(header.l1Entries, entry.l1Entries, Math.ceil(size / (clusterSize * entriesPerTable)));
     const run = yield* this.#allocateL1(entries);
-    const active = yield* this.#shared(run, l1, function* (snapshots) {
+    const active = yield* this.#shared(l1, function* (snapshots) {
       const copy = yield* snapshots.#writeL1(run, l1);
       yield* writeBack.flush();
       return copy;
@@ -217,22 +217,18 @@ export class Qcow2Snapshots implements InternalSnapshots {
   }
 
   /**
-   * Counts one more user of a tree and prepares what will use it. When that fails, everything is as before; once the header
-   * may point at it, nothing is taken back any more.
+   * Counts one more user of a tree and prepares what will use it. When that fails, everything is as before but for the clusters
+   * of the L1 table that was to be written, which are leaked, as in QEMU; once the header may point at it, nothing is taken
+   * back any more.
    */
-  *#shared<T>(run: ClusterRun, l1: DataView, prepare: (snapshots: Qcow2Snapshots) => Co<T>): Co<T> {
+  *#shared<T>(l1: DataView, prepare: (snapshots: Qcow2Snapshots) => Co<T>): Co<T> {
     const { state, writeBack } = this.#parts;
+    yield* countTree(state, l1);
     try {
-      yield* countTree(state, l1);
-      try {
-        return yield* prepare(this);
-      } catch (error) {
-        yield* discountTree(state, l1);
-        yield* refreshCopied(state, writeBack);
-        throw error;
-      }
+      return yield* prepare(this);
     } catch (error) {
-      yield* state.allocator.decrement(run);
+      yield* discountTree(state, l1);
+      yield* refreshCopied(state, writeBack);
       throw error;
     }
   }

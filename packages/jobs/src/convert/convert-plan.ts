@@ -1,5 +1,5 @@
 /** Cuts the source of a conversion into pieces: data, at most one buffer long each, and runs that need not be read. */
-import { alignDown, type Co, isBlockError, SECTOR_SIZE } from "@spindle/base";
+import { alignDown, alignUp, type Co, isBlockError, SECTOR_SIZE } from "@spindle/base";
 import type { JoinedSource, SourceKind, SourceRun } from "./joined-source.ts";
 
 export interface Piece {
@@ -19,7 +19,7 @@ export interface PlanOptions {
   readonly zerosAreData: boolean;
   /** Beyond this length the target's backing file shows zeros; undefined when it has none. */
   readonly backingLength: number | undefined;
-  /** Called with what could not be asked for; the run counts as data then. Errors end the conversion without it. */
+  /** Called with a sector that could not be asked for; it counts as data then. Errors end the conversion without it. */
   readonly salvage: ((offset: number, error: Error) => void) | undefined;
 }
 
@@ -28,6 +28,8 @@ export class ConvertPlan {
   readonly #options: PlanOptions;
   #offset = 0;
   #index = 0;
+  /** The sector that salvage was told of last: others follow it. */
+  #toldOf = -1;
   /** The run of the source that was looked at last. */
   #known: { kind: SourceKind; start: number; end: number } = { kind: "zero", start: 0, end: 0 };
 
@@ -80,14 +82,22 @@ export class ConvertPlan {
     this.#known = { kind, start: offset, end: offset + run.length };
   }
 
+  /** What cannot be asked for is narrowed down to the sector that is at fault. */
   *#status(offset: number, length: number): Co<SourceRun> {
-    const { salvage, unit } = this.#options;
-    try {
-      return yield* this.#source.status(offset, length);
-    } catch (error) {
-      if (salvage === undefined || !isBlockError(error)) throw error;
-      salvage(offset, error);
-      return { kind: "data", length: Math.min(length, Math.max(unit, SECTOR_SIZE)) };
+    const { salvage } = this.#options;
+    for (let most = length; ; ) {
+      try {
+        return yield* this.#source.status(offset, most);
+      } catch (error) {
+        if (salvage === undefined || !isBlockError(error)) throw error;
+        if (most > SECTOR_SIZE) {
+          most = alignUp(most / 4, SECTOR_SIZE);
+          continue;
+        }
+        if (offset > this.#toldOf) salvage(offset, error);
+        this.#toldOf = Math.max(this.#toldOf, offset);
+        return { kind: "data", length: most };
+      }
     }
   }
 }

@@ -96,6 +96,8 @@ class Conversion {
   readonly #planning = new CoMutex();
   readonly #order = new WriteOrder();
   readonly #flags: WriteFlags;
+  /** What could not be asked for of the piece that is planned. */
+  readonly #told: string[] = [];
   #done = 0;
   #failed = false;
 
@@ -108,18 +110,25 @@ class Conversion {
   }
 
   *run(compressors: readonly PieceCompressor[] | undefined): Co<void> {
-    const { target, sparseBytes, backingLength, salvage } = this.#request;
-    const plan = new ConvertPlan(this.#source, {
-      pieceBytes: compressors?.[0]?.bytes.length ?? PIECE_BYTES,
-      unit: target.driver.clusterSize,
-      zerosAreData: sparseBytes === 0,
-      backingLength,
-      salvage: salvage && ((offset, error) => salvage(describe("reading block status", offset, error))),
-    });
+    const { salvage } = this.#request;
+    // As in QEMU, all that cannot be asked for is told before anything is copied, and again in its place.
+    if (salvage !== undefined) yield* walk(this.#plan(compressors, salvage));
+    const plan = this.#plan(compressors, salvage && ((sentence) => this.#told.push(sentence)));
     const lanes =
       compressors?.map((one) => this.#lane(plan, one.bytes, (piece) => this.#packedWrites(piece, one))) ??
       Array.from({ length: this.#request.depth }, () => this.#plainLane(plan));
     yield* join(lanes);
+  }
+
+  #plan(compressors: readonly PieceCompressor[] | undefined, salvage: ConvertRequest["salvage"]): ConvertPlan {
+    const { target, sparseBytes, backingLength } = this.#request;
+    return new ConvertPlan(this.#source, {
+      pieceBytes: compressors?.[0]?.bytes.length ?? PIECE_BYTES,
+      unit: target.driver.clusterSize,
+      zerosAreData: sparseBytes === 0,
+      backingLength,
+      salvage: salvage && ((offset, error) => salvage(describe("reading block status at offset", offset, error))),
+    });
   }
 
   #plainLane(plan: ConvertPlan): Co<void> {
@@ -133,8 +142,10 @@ class Conversion {
       for (;;) {
         const piece = yield* this.#planning.run(() => this.#take(plan));
         if (piece === undefined) return;
-        if (piece.kind === "data") yield* this.#read(piece, buffer);
+        const told = this.#told.splice(0);
+        if (piece.kind === "data") yield* this.#read(piece, buffer, told);
         const writes = piece.kind === "data" ? yield* toWrites(piece) : this.#zeroWrites(piece);
+        if (told.length > 0) writes.unshift(this.#telling(told));
         yield* this.#write(piece, writes);
         if (this.#failed) return;
         this.#done += piece.length;
@@ -159,7 +170,7 @@ class Conversion {
   }
 
   /** Fills the buffer with the piece, and with zeros behind it. */
-  *#read({ offset, length }: Piece, buffer: Uint8Array): Co<void> {
+  *#read({ offset, length }: Piece, buffer: Uint8Array, told: string[]): Co<void> {
     const { salvage } = this.#request;
     const bytes = buffer.subarray(0, length);
     try {
@@ -167,23 +178,31 @@ class Conversion {
     } catch (error) {
       if (!isBlockError(error)) throw error;
       if (salvage === undefined) throw explained("reading", offset, error);
-      yield* this.#salvage(offset, bytes, salvage);
+      yield* this.#salvage(offset, bytes, told);
     }
     if (length % this.#request.target.driver.clusterSize !== 0) buffer.fill(0, length);
   }
 
   /** Reads sector by sector what can be read. */
-  *#salvage(offset: number, bytes: Uint8Array, salvage: (sentence: string) => void): Co<void> {
+  *#salvage(offset: number, bytes: Uint8Array, told: string[]): Co<void> {
     for (let done = 0; done < bytes.length; done += SECTOR_SIZE) {
       const sector = bytes.subarray(done, done + SECTOR_SIZE);
       try {
         yield* this.#source.read(offset + done, sector);
       } catch (error) {
         if (!isBlockError(error)) throw error;
-        salvage(describe("reading", offset + done, error));
+        told.push(describe("reading offset", offset + done, error));
         sector.fill(0);
       }
     }
+  }
+
+  /** Says in the piece's turn what could not be read of it. */
+  #telling(told: readonly string[]): Write {
+    const { salvage } = this.#request;
+    return function* () {
+      for (const sentence of told) salvage?.(sentence);
+    };
   }
 
   *#write({ index, offset }: Piece, writes: readonly Write[]): Co<void> {
@@ -273,10 +292,15 @@ function indexes(from: number, end: number): number[] {
   return Array.from({ length: end - from }, (_, index) => from + index);
 }
 
+/** Looks at all pieces. */
+function* walk(plan: ConvertPlan): Co<void> {
+  while ((yield* plan.next()) !== undefined);
+}
+
 function describe(action: string, offset: number, error: Error): string {
-  return `error while ${action} at byte ${offset}: ${isBlockError(error) ? errnoText(error.code) : error.message}`;
+  return `error while ${action} ${offset}: ${isBlockError(error) ? errnoText(error.code) : error.message}`;
 }
 
 function explained(action: string, offset: number, error: BlockError): BlockError {
-  return new BlockError(error.code, describe(action, offset, error), error.context, error);
+  return new BlockError(error.code, describe(`${action} at byte`, offset, error), error.context, error);
 }

@@ -7,7 +7,7 @@ import { EXIT_OK } from "../exit-codes.ts";
 import { given, operandImage } from "../image-name.ts";
 import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
 import { print } from "../output.ts";
-import { SIZE_SUFFIXES, sizeOr } from "../rate-option.ts";
+import { sizeArgument } from "../size-text.ts";
 
 const AIO_MODES = ["threads", "native", "io_uring"];
 const COUNT_MAX = 2 ** 31 - 1;
@@ -46,10 +46,9 @@ export const bench: Command = defineCommand({
     if (pattern > 0xff) throw new UsageError("Invalid pattern byte specified");
     if (values.aio !== undefined && !AIO_MODES.includes(values.aio))
       throw new UsageError(`Invalid aio option: ${values.aio}`);
-    const offset = sizeOr(values.offset ?? "0", `Invalid offset specified. ${SIZE_SUFFIXES}`);
-    const bytes = sizeOr(values["buffer-size"] ?? "4096", `Invalid buffer size specified. ${SIZE_SUFFIXES}`);
-    const step =
-      values.step === undefined ? bytes : sizeOr(values.step, `Invalid step size specified. ${SIZE_SUFFIXES}`);
+    const offset = sizeArgument("offset", values.offset ?? "0");
+    const bytes = sizeArgument("buffer size", values["buffer-size"] ?? "4096");
+    const step = values.step === undefined ? bytes : sizeArgument("step size", values.step);
     const { cache } = cacheModes(values.cache);
     if (!write && flushInterval > 0) throw new UsageError("--flush-interval is only available in write tests");
     if (flushInterval > 0 && flushInterval < depth) throw new UsageError("Flush interval can't be smaller than depth");

@@ -27,9 +27,7 @@ export const compare: Command = defineCommand({
   },
   async run(values, [first = "", second = ""]) {
     const { strict, quiet } = values;
-    const say = async (line: string): Promise<void> => {
-      if (!quiet) print(`${line}\n`);
-    };
+    const lines: string[] = [];
     const disks = await openBoth(
       { operand: first, format: values.format, imageOpts: values["image-opts"] },
       { operand: second, format: values["second-format"], imageOpts: values["image-opts"] },
@@ -40,9 +38,10 @@ export const compare: Command = defineCommand({
     await using other = disks[1];
     const tell = values.progress && !quiet ? progressPrinter() : undefined;
     try {
-      const result = await compareDisks(one, other, { strict, warn: say, ...(tell === undefined ? {} : { tell }) });
-      await say(describe(result));
-      if (tell !== undefined) print("\n");
+      const warn = async (line: string): Promise<void> => void lines.push(line);
+      const result = await compareDisks(one, other, { strict, warn, ...(tell === undefined ? {} : { tell }) });
+      lines.push(describe(result));
+      if (tell !== undefined) lines.push("");
       return result.same ? EXIT_OK : EXIT_DIFFERENT;
     } catch (error) {
       if (error instanceof ReadFailure || error instanceof MapFailure) {
@@ -50,6 +49,9 @@ export const compare: Command = defineCommand({
         return error instanceof ReadFailure ? EXIT_COMPARE_READ : EXIT_COMPARE_MAP;
       }
       throw error;
+    } finally {
+      // Behind errors, as qemu-img's standard output is.
+      if (!quiet) for (const line of lines) print(`${line}\n`);
     }
   },
 });

@@ -11,7 +11,8 @@ import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options
 import { complain, standardOutput } from "../output.ts";
 import { percentDisplay } from "../percent-display.ts";
 import { type ProgressDisplay, progressDisplay } from "../progress-display.ts";
-import { rateOption, SIZE_SUFFIXES, sizeOr } from "../rate-option.ts";
+import { rateOption } from "../rate-option.ts";
+import { sizeArgument } from "../size-text.ts";
 import { snapshotOption } from "../snapshot-option.ts";
 
 const WORKERS_MAX = 32;
@@ -169,7 +170,7 @@ function modesOf(values: Values): ReturnType<typeof cacheModes> {
 
 function sparseOption(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
-  const size = sizeOr(text, `Invalid buffer size for sparse output specified. ${SIZE_SUFFIXES}`);
+  const size = sizeArgument("buffer size for sparse output", text);
   if (size % 512 === 0 && size <= SPARSE_BYTES_MAX) return size;
   throw new UsageError(
     `Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to ${SPARSE_BYTES_MAX}. ` +

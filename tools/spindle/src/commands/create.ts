@@ -1,11 +1,12 @@
 /** `spindle create`: lays out an empty image. */
 import { BlockError, isBlockError, parseExactSize } from "@spindle/base";
 import { type CreatedImage, createImage } from "spindle";
-import { type Command, defineCommand, sizeOption, UsageError } from "../command.ts";
+import { type Command, defineCommand, UsageError } from "../command.ts";
 import { asksForHelp, formattingLine, parseOptionLists, printOptionHelp } from "../create-options.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { ALLOW_BACKING } from "../image-options.ts";
 import { print } from "../output.ts";
+import { sizeArgument, sizeParameter } from "../size-text.ts";
 
 export const create: Command = defineCommand({
   name: "create",
@@ -32,9 +33,9 @@ export const create: Command = defineCommand({
     const { backing_file, backing_fmt, size: sizeInOptions, ...options } = parseOptionLists(values.options);
     const format = values.format ?? "raw";
     if (sizeText !== undefined && sizeInOptions !== undefined)
-      throw new UsageError("The image size must be specified only once");
+      throw new BlockError("EINVAL", `${filename}: The image size must be specified only once`);
     const backing = backingOption(values.backing ?? backing_file, values["backing-format"] ?? backing_fmt, filename);
-    const size = hugeSize(sizeText ?? sizeInOptions) ?? sizeOption("image size", sizeText ?? sizeInOptions);
+    const size = hugeSize(sizeText ?? sizeInOptions) ?? imageSize(filename, sizeText, sizeInOptions);
     if (typeof size === "bigint") {
       if (!values.quiet) print(`${formattingLine(filename, { format, options, backing, size })}\n`);
       const hint = format === "qcow2" ? " (try using a larger cluster size)" : "";
@@ -58,6 +59,17 @@ export const create: Command = defineCommand({
   },
 });
 
+/** The size as an operand or as an option. @throws {BlockError} EINVAL when it is none. */
+function imageSize(filename: string, operand: string | undefined, option: string | undefined): number | undefined {
+  if (operand !== undefined) return sizeArgument("image size", operand);
+  try {
+    return option === undefined ? undefined : sizeParameter(option);
+  } catch (error) {
+    if (!isBlockError(error)) throw error;
+    throw new BlockError(error.code, `${filename}: ${error.message}`, error.context, error);
+  }
+}
+
 /** A size of which QEMU can speak and that no format here can have; undefined for all others. */
 function hugeSize(text: string | undefined): bigint | undefined {
   if (text === undefined) return undefined;
@@ -77,6 +89,7 @@ interface Backing {
 /** A format that were found by looking would let whoever can write the backing file choose it. */
 function backingOption(file: string | undefined, format: string | undefined, image: string): Backing | undefined {
   if (file === undefined && format === undefined) return undefined;
+  if (file === "") throw new BlockError("EINVAL", `${image}: Expected backing file name, got empty string`);
   if (file === undefined) throw new UsageError(`${image}: Backing format cannot be used without backing file`);
   if (format !== undefined) return { filename: file, format };
   throw new UsageError(`${image}: Backing file specified without backing format: tell it with -F`);

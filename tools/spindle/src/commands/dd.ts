@@ -5,7 +5,7 @@ import { EXIT_OK } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
 import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
 import { complain } from "../output.ts";
-import { SIZE_SUFFIXES, sizeOr } from "../rate-option.ts";
+import { sizeArgument } from "../size-text.ts";
 
 const BLOCK_BYTES_DEFAULT = 512;
 const BLOCK_BYTES_MAX = 2 ** 31 - 1;
@@ -63,7 +63,7 @@ function parseOperands(words: readonly string[]): Operands {
 }
 
 function number(name: string, text: string): number {
-  return sizeOr(text, `Invalid ${name} specified. ${SIZE_SUFFIXES}`);
+  return sizeArgument(name, text);
 }
 
 function blockSize(text = String(BLOCK_BYTES_DEFAULT)): number {

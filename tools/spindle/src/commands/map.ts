@@ -1,11 +1,13 @@
 /** `spindle map`: where the content of a disk stands in its chain of images. */
+
 import { BlockError } from "@spindle/base";
 import { type MapExtent, openDisk } from "spindle";
-import { type Command, defineCommand, sizeOption } from "../command.ts";
+import { type Command, defineCommand } from "../command.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { given, operandImage } from "../image-name.ts";
 import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OUTPUT } from "../image-options.ts";
 import { print } from "../output.ts";
+import { optionalSize } from "../size-text.ts";
 
 export const map: Command = defineCommand({
   name: "map",
@@ -23,8 +25,8 @@ export const map: Command = defineCommand({
   },
   async run(values, [operand = ""]) {
     const { format, output } = values;
-    const offset = sizeOption("start offset", values["start-offset"]) ?? 0;
-    const length = sizeOption("max length", values["max-length"]);
+    const offset = optionalSize("start offset", values["start-offset"]) ?? 0;
+    const length = optionalSize("max length", values["max-length"]);
     const { filename, ...image } = operandImage(operand, { format, imageOpts: values["image-opts"] });
     const rest = { ...given(image), allowBacking: values["allow-backing"] };
     await using disk = await openDisk(filename, { ...rest, readOnly: true, forceShare: values["force-share"] });

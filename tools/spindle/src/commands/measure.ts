@@ -9,7 +9,7 @@ import { operandImage } from "../image-name.ts";
 import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OUTPUT } from "../image-options.ts";
 import { print } from "../output.ts";
 import { prettyJson } from "../pretty-json.ts";
-import { SIZE_SUFFIXES, sizeOr } from "../rate-option.ts";
+import { sizeArgument } from "../size-text.ts";
 import { snapshotOption } from "../snapshot-option.ts";
 
 export const measure: Command = defineCommand({
@@ -39,7 +39,7 @@ export const measure: Command = defineCommand({
     const { backing_file, backing_fmt: _format, size: _ignored, ...options } = parseOptionLists(values.options);
     const source =
       file === undefined
-        ? sizeOr(size ?? "", `Invalid image size specified. ${SIZE_SUFFIXES}`)
+        ? sizeArgument("image size", size ?? "")
         : operandImage(file, { format, imageOpts: values["image-opts"] });
     const measured = await measureImage(source, {
       format: values["target-format"] ?? "raw",

@@ -1,11 +1,12 @@
 /** `spindle resize`: makes the disk of an image longer or shorter. */
-import { BlockError, parseSize } from "@spindle/base";
+import { BlockError } from "@spindle/base";
 import { openDisk, type ResizeOptions } from "spindle";
 import { type Command, defineCommand, UsageError } from "../command.ts";
 import { EXIT_FAILURE, EXIT_OK } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
 import { ALLOW_BACKING, FORMAT, IMAGE_OPTS } from "../image-options.ts";
 import { complain, print } from "../output.ts";
+import { sizeParameter } from "../size-text.ts";
 
 const MODES = ["off", "metadata", "falloc", "full"] as const;
 
@@ -60,12 +61,5 @@ function modeOption(text = "off"): NonNullable<ResizeOptions["preallocation"]> {
 /** A length, or a difference when a sign stands in front. */
 function sizeChange(text: string): { readonly sign: -1 | 0 | 1; readonly size: number } {
   const sign = text.startsWith("+") ? 1 : text.startsWith("-") ? -1 : 0;
-  try {
-    return { sign, size: parseSize(sign === 0 ? text : text.slice(1)) };
-  } catch {
-    throw new UsageError(
-      "Parameter 'size' expects a non-negative number below 2^64; " +
-        "optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta- and exabytes, respectively",
-    );
-  }
+  return { sign, size: sizeParameter(sign === 0 ? text : text.slice(1)) };
 }
