@@ -94,7 +94,7 @@ export function buildChain(random: SeededRandom, storage: SimulatedStorage, shap
     filename: TOP_FILE,
     format: "qcow2",
     length,
-    options: { cluster_size: String(random.pick(shape.clusterSizes)), compat: random.pick(["0.10", "1.1", "1.1"]) },
+    options: qcow2Options(random, shape, ["0.10", "1.1", "1.1"]),
   });
   let content: Uint8Array = new Uint8Array(0);
   layers.forEach((layer, index) => {
@@ -108,8 +108,16 @@ function lowerLayer(random: SeededRandom, shape: ChainShape, index: number, topL
   const length = random.chance(0.4) ? topLength : SECTOR_SIZE * Math.ceil(half + 1 + random.below(half * 2));
   const raw = index === 0 && random.chance(0.35);
   if (raw) return { filename: `layer${index}.raw`, format: "raw", length, options: {} };
-  const options = { cluster_size: String(random.pick(shape.clusterSizes)), compat: random.pick(["0.10", "1.1"]) };
+  const options = qcow2Options(random, shape, ["0.10", "1.1"]);
   return { filename: `layer${index}.qcow2`, format: "qcow2", length, options };
+}
+
+/** Subclusters are of 512 bytes at least. */
+function qcow2Options(random: SeededRandom, shape: ChainShape, compats: readonly string[]): Record<string, string> {
+  const clusterSize = random.pick(shape.clusterSizes);
+  const compat = random.pick(compats);
+  const extended = clusterSize >= 16_384 && compat === "1.1" && random.chance(0.6);
+  return { cluster_size: String(clusterSize), compat, ...(extended ? { extended_l2: "on" } : {}) };
 }
 
 interface LayerWork {

@@ -24,41 +24,52 @@ export interface Mapping {
   /** Bytes from the offset asked for; at least 1. */
   readonly length: number;
   /**
-   * For `data`, and for zeros that keep their space: where the byte at the offset asked for stands; the run is contiguous.
+   * For `data`, and for what has space without standing in it: where the byte at the offset asked for stands, or would;
+   * the run is contiguous.
    */
   readonly hostOffset?: number;
   /** For `data`: it may be overwritten in place (no snapshot shares it). */
   readonly writable?: boolean;
 }
 
-/** Host clusters reserved for whole guest clusters. Nothing points at them until they are published. */
+/** Host space for a range of the disk. What is read there does not change before it is published. */
 export interface Allocation {
-  /** A multiple of the cluster size. */
+  /** A multiple of the subcluster size. */
   readonly guestOffset: number;
-  /** A multiple of the cluster size. */
+  /** A multiple of the subcluster size. */
   readonly length: number;
   readonly hostOffset: number;
+  /** The host clusters were reserved for it, and nothing points at them; otherwise the guest clusters have them already. */
+  readonly reserved: boolean;
 }
 
 export interface ClusterMap {
+  /** The unit in which host space is given to the disk. */
   readonly clusterSize: number;
+  /** Parts of a cluster of this size are of a kind each; the cluster size where a cluster is of one kind. */
+  readonly subclusterSize: number;
   /** The run that begins at `offset` (any byte), at most `length` long. */
   lookup(offset: number, length: number): Co<Mapping>;
   /**
-   * Reserves contiguous host clusters for the guest clusters from `guestOffset` on (cluster-aligned): as many of
-   * `length` as can be had in one piece, at least one cluster.
+   * Finds contiguous host space for a write that begins at `guestOffset`: room in clusters that the guest clusters have
+   * for themselves, or reserved clusters; as much of `length` as can be had in one piece. The allocation consists of
+   * whole subclusters and may begin before the write and end behind it: whatever a cluster held has to move with it. The
+   * caller writes all of the allocation before it is published, and asks for nothing that may be overwritten in place.
    * @throws {BlockError} ENOSPC or EFBIG when there is no more room; nothing is reserved then.
    */
   allocate(guestOffset: number, length: number): Co<Allocation>;
   /**
-   * Makes the guest clusters point at the reserved ones, whose data has been written. What they pointed at before is
-   * freed, and is not reused before every request in flight now has ended. The caller holds the clusters exclusively.
+   * Lets the range stand where its data has been written. What the guest clusters pointed at before is freed, and is not reused before every request in flight now has ended. The caller holds the clusters exclusively.
    */
   publish(allocation: Allocation): Co<void>;
-  /** Gives a reservation back that was not published. */
+  /** Gives an allocation back that was not published. */
   release(allocation: Allocation): Co<void>;
-  /** Makes whole clusters read as zeros without storing them; `mayUnmap` gives their space back. */
-  zero(guestOffset: number, length: number, mayUnmap: boolean): Co<void>;
+  /**
+   * Makes whole clusters, or whole subclusters of one cluster, read as zeros without storing them; `mayUnmap` gives the
+   * space of whole clusters back.
+   * @returns false when the format cannot say so there: then nothing has changed, and zeros have to be written.
+   */
+  zero(guestOffset: number, length: number, mayUnmap: boolean): Co<boolean>;
   /** Gives the space of whole clusters back; they read as zeros afterwards, also above a backing file, or as before. */
   discard(guestOffset: number, length: number): Co<void>;
   /** Reads part of the one compressed cluster at `offset`; the vector does not cross the cluster's end. */

@@ -7,6 +7,7 @@ import {
   type BlockNode,
   type Children,
   type ClusterMap,
+  chainStatus,
   type Extent,
   IoVector,
   type Mapping,
@@ -62,23 +63,23 @@ export class ClusterImage {
         yield* this.#file.write(mapping.hostOffset, vector.slice(done, mapping.length));
         done += mapping.length;
       } else
-        done += yield* this.#writeNew(offset + done, vector.slice(done, mapping.length), (length) => {
+        done += yield* this.#writeNew(offset + done, vector.slice(done, vector.length - done), (length) => {
           if (done + length === vector.length) placed?.();
         });
     }
   }
 
-  /** Afterwards the range reads as zeros: whole clusters without storing them, parts of clusters by writing zeros. */
-  *writeZeroes(offset: number, length: number, { mayUnmap, noFallback }: WriteFlags): Co<void> {
-    const { clusterSize } = this.#map;
+  /** Afterwards the range reads as zeros: whole subclusters without storing them, parts of them by writing zeros. */
+  *writeZeroes(offset: number, length: number, flags: WriteFlags): Co<void> {
+    const { subclusterSize } = this.#map;
     const end = offset + length;
-    const firstWhole = alignUp(offset, clusterSize);
-    // The last cluster of the disk counts as whole when the range reaches the disk's end.
-    const lastWhole = end === this.#length() ? alignUp(end, clusterSize) : alignDown(end, clusterSize);
-    if (firstWhole >= lastWhole) return yield* this.#zeroPart(offset, length, noFallback);
-    if (firstWhole > offset) yield* this.#zeroPart(offset, firstWhole - offset, noFallback);
-    yield* this.#map.zero(firstWhole, lastWhole - firstWhole, mayUnmap === true);
-    if (end > lastWhole) yield* this.#zeroPart(lastWhole, end - lastWhole, noFallback);
+    const firstWhole = alignUp(offset, subclusterSize);
+    // The last part of the disk counts as whole when the range reaches the disk's end.
+    const lastWhole = end === this.#length() ? alignUp(end, subclusterSize) : alignDown(end, subclusterSize);
+    if (firstWhole > lastWhole) return yield* this.#zeroPart(offset, length, flags);
+    if (firstWhole > offset) yield* this.#zeroPart(offset, firstWhole - offset, flags);
+    if (lastWhole > firstWhole) yield* this.#zeroWhole(firstWhole, lastWhole, flags);
+    if (end > lastWhole) yield* this.#zeroPart(lastWhole, end - lastWhole, flags);
   }
 
   /** Gives whole clusters back; parts of clusters are left as they are. */
@@ -94,7 +95,7 @@ export class ClusterImage {
     const mapping = yield* this.#map.lookup(offset, length);
     switch (mapping.kind) {
       case "unallocated":
-        return unallocatedExtent(mapping.length);
+        return { ...unallocatedExtent(mapping.length), ...this.#placeOf(mapping) };
       case "zero":
         return { ...zeroExtent(mapping.length), ...this.#placeOf(mapping) };
       case "compressed":
@@ -106,7 +107,7 @@ export class ClusterImage {
     }
   }
 
-  /** Zeros may have space, too, that is kept for when they are written. */
+  /** What has no data may have space, too, that is kept for when it is written. */
   #placeOf({ hostOffset }: Mapping): Pick<Extent, "hostOffset" | "file"> {
     return hostOffset === undefined ? {} : { hostOffset, file: this.#file };
   }
@@ -163,23 +164,22 @@ export class ClusterImage {
   }
 
   /**
-   * Writes to clusters that are not there or are shared: reserves new ones, fills what the request leaves of them with
-   * what they held, and lets the map point at them.
+   * Writes to what is not there or is shared: finds room for it, fills what the request leaves of the room with what is
+   * read there, and lets the map point at it.
    * @param placed told how many bytes of the vector have their place, before they are written
    * @returns how many bytes of the vector were written
    */
   *#writeNew(offset: number, vector: IoVector, placed: (length: number) => void): Co<number> {
-    const { clusterSize } = this.#map;
-    const start = alignDown(offset, clusterSize);
-    const wanted = alignUp(Math.min(offset + vector.length, start + STEP_BYTES_MAX), clusterSize) - start;
-    const allocation = yield* this.#map.allocate(start, wanted);
+    const stepMax = STEP_BYTES_MAX - (offset % this.#map.clusterSize);
+    const allocation = yield* this.#map.allocate(offset, Math.min(vector.length, stepMax));
     try {
-      const end = allocation.guestOffset + allocation.length;
-      const written = Math.min(vector.length, end - offset);
+      const { guestOffset, length, hostOffset, reserved } = allocation;
+      const written = Math.min(vector.length, guestOffset + length - offset);
       placed(written);
-      const whole = yield* this.#surround(start, offset, vector.slice(0, written), end);
+      const whole = yield* this.#surround(guestOffset, offset, vector.slice(0, written), guestOffset + length);
+      if (!reserved) this.#checkPresent("write", hostOffset, length);
       if (this.#file.driver.debugEvent !== undefined) yield* this.#tellOfNew(whole.length > written);
-      yield* this.#file.write(allocation.hostOffset, whole);
+      yield* this.#file.write(hostOffset, whole);
       yield* this.#map.publish(allocation);
       return written;
     } catch (error) {
@@ -193,7 +193,7 @@ export class ClusterImage {
     if (isPadded) yield* this.#file.tell("cow_write");
   }
 
-  /** Puts what the clusters held before around the new bytes. */
+  /** Puts what is read around the new bytes, up to the ends of their room, around them. */
   *#surround(start: number, offset: number, vector: IoVector, end: number): Co<IoVector> {
     const head = new Uint8Array(offset - start);
     const tail = new Uint8Array(end - offset - vector.length);
@@ -206,17 +206,53 @@ export class ClusterImage {
     return new IoVector([head, ...vector.buffers, tail].filter((part) => part.length > 0));
   }
 
-  *#zeroPart(offset: number, length: number, noFallback: boolean | undefined): Co<void> {
+  /** Whole subclusters, of which the first cluster and the last may have only parts. As in QEMU, all are written or none. */
+  *#zeroWhole(start: number, end: number, flags: WriteFlags): Co<void> {
+    const { clusterSize } = this.#map;
+    const reachesEnd = end >= this.#length();
+    for (let at = start; at < end; ) {
+      const wholeEnd = reachesEnd ? alignUp(end, clusterSize) : alignDown(end, clusterSize);
+      const isWhole = at % clusterSize === 0 && at < wholeEnd;
+      const to = isWhole ? wholeEnd : Math.min(alignUp(at + 1, clusterSize), end);
+      const isDone = yield* this.#map.zero(at, to - at, flags.mayUnmap === true);
+      if (!isDone) return yield* this.#storeZeros(start, Math.min(end, this.#length()) - start, flags);
+      at = to;
+    }
+  }
+
+  /** Part of one subcluster: all of it becomes zeros when the rest reads as zeros too and nothing is stored for it. */
+  *#zeroPart(offset: number, length: number, flags: WriteFlags): Co<void> {
+    const { subclusterSize } = this.#map;
+    const { kind } = yield* this.#map.lookup(offset, length);
+    const start = alignDown(offset, subclusterSize);
+    const end = Math.min(start + subclusterSize, this.#length());
+    const isEmpty =
+      kind === "zero" ||
+      (kind === "unallocated" &&
+        (yield* this.#showsZeros(start, offset)) &&
+        (yield* this.#showsZeros(offset + length, end)));
+    if (isEmpty && (yield* this.#map.zero(start, subclusterSize, flags.mayUnmap === true))) return;
+    yield* this.#storeZeros(offset, length, flags);
+  }
+
+  /** Whether what shows through from below is known to be zeros. */
+  *#showsZeros(start: number, end: number): Co<boolean> {
+    const { backing } = this.#children;
+    if (backing === null) return true;
+    for (let at = start; at < Math.min(end, backing.length); ) {
+      const { zero, length } = yield* chainStatus(backing, null, at, Math.min(end, backing.length) - at);
+      if (!zero) return false;
+      at += length;
+    }
+    return true;
+  }
+
+  *#storeZeros(offset: number, length: number, { noFallback }: WriteFlags): Co<void> {
+    if (noFallback === true) throw new BlockError("ENOTSUP", "this cannot be zeros without being written");
     for (let done = 0; done < length; ) {
-      const mapping = yield* this.#map.lookup(offset + done, length - done);
-      const { backing } = this.#children;
-      const isZeroAlready = mapping.kind === "zero" || (mapping.kind === "unallocated" && backing === null);
-      if (!isZeroAlready) {
-        if (noFallback === true)
-          throw new BlockError("ENOTSUP", "part of a cluster cannot be zeros without being written");
-        yield* this.write(offset + done, IoVector.of(new Uint8Array(mapping.length)));
-      }
-      done += mapping.length;
+      const step = Math.min(length - done, STEP_BYTES_MAX);
+      yield* this.write(offset + done, IoVector.of(new Uint8Array(step)));
+      done += step;
     }
   }
 }

@@ -31,6 +31,13 @@ export function makeMutationBases(images: QemuImages): MutationBase[] {
   make("bit", "cluster_size=1k,refcount_bits=1");
   make("byte", "cluster_size=4k,refcount_bits=8");
   make("wide", "cluster_size=4k,refcount_bits=64");
+  make(
+    "extended",
+    "extended_l2=on,cluster_size=16k",
+    "write -c -P 5 400k 64k",
+    "write -z 10k 3k",
+    "write -z -u 768k 32k",
+  );
   make("snapshots", "cluster_size=4k");
   for (const name of ["one", "two"]) {
     images.img("snapshot", "-c", name, "snapshots");
@@ -40,8 +47,8 @@ export function makeMutationBases(images: QemuImages): MutationBase[] {
   images.img("bitmap", "--add", "bitmaps", "b0");
   images.img("bitmap", "--add", "-g", "4k", "bitmaps", "b1");
   images.io("bitmaps", "write -P 4 600k 30k");
-  return ["plain", "small", "old", "packed", "zstd", "bit", "byte", "wide", "snapshots", "bitmaps"].map((name) =>
-    baseOf(name, images.bytes(name)),
+  return ["plain", "small", "old", "packed", "zstd", "bit", "byte", "wide", "extended", "snapshots", "bitmaps"].map(
+    (name) => baseOf(name, images.bytes(name)),
   );
 }
 

@@ -32,8 +32,13 @@ function* openOn(file: MemoryDriver): Co<BlockNode> {
   return new BlockNode({ name: "image", driver, children, readOnly: false, tracker });
 }
 
-describe.each(["512", "4k", "64k"])("with clusters of %s", (cluster_size) => {
-  describeDriver(`qcow2, clusters of ${cluster_size}`, () => {
+describe.each([
+  ["512", "off"],
+  ["4k", "off"],
+  ["64k", "off"],
+  ["16k", "on"],
+])("with clusters of %s, subclusters %s", (cluster_size, extended_l2) => {
+  describeDriver(`qcow2, clusters of ${cluster_size}, subclusters ${extended_l2}`, () => {
     const runner = new SimulatedRunner(1);
     const files = new WeakMap<object, MemoryDriver>();
     function* open(file: MemoryDriver) {
@@ -44,7 +49,7 @@ describe.each(["512", "4k", "64k"])("with clusters of %s", (cluster_size) => {
     return {
       *open(length) {
         const file = new MemoryDriver();
-        createQcow2(file, length, { cluster_size });
+        createQcow2(file, length, { cluster_size, extended_l2 });
         return yield* open(file);
       },
       *reopen(closed) {
@@ -97,6 +102,7 @@ const SETTINGS: readonly Setting[] = [
   { what: "64 KiB clusters", options: {} },
   { what: "4 KiB clusters, counts of 8 bits", options: { cluster_size: "4k", refcount_bits: "8" } },
   { what: "512-byte clusters, counts of 1 bit", options: { cluster_size: "512", refcount_bits: "1" } },
+  { what: "subclusters", options: { cluster_size: "16k", extended_l2: "on" } },
   { what: "version 2", options: { cluster_size: "8k", compat: "0.10" } },
 ];
 

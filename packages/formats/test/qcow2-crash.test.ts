@@ -46,23 +46,27 @@ function use(options: Record<string, string>, random: SeededRandom): { file: Rec
 
 describe.skipIf(qemuImg === undefined)("a qcow2 image after a power cut", () => {
   it.each([
-    ["64k", 1],
-    ["4k", 2],
-    ["512", 3],
-  ])("is never corrupt and has kept all that was flushed (%s clusters)", (clusterSize, seed) => {
-    const random = new SeededRandom(seed);
-    const { file, model } = use({ cluster_size: clusterSize }, random);
-    const codes = new Map<number, number>();
-    for (const state of crashStates(file.log, random, 30)) {
-      const bytes = contentOf(state.image);
-      const { code, text } = check(bytes);
-      codes.set(code, (codes.get(code) ?? 0) + 1);
-      expect([0, 3], `${state.description}\n${text}`).toContain(code);
-      const image = openQcow2(new MemoryDriver(bytes), { readOnly: true });
-      expect(model.crashMismatch(0, readBytes(image, 0, SIZE), state.time)).toBeUndefined();
-    }
-    expect([...codes.values()].reduce((sum, count) => sum + count, 0)).toBeGreaterThan(20);
-  });
+    ["64k", 1, "off"],
+    ["4k", 2, "off"],
+    ["512", 3, "off"],
+    ["64k", 7, "on"],
+  ])(
+    "is never corrupt and has kept all that was flushed (%s clusters, seed %i, subclusters %s)",
+    (clusterSize, seed, extended_l2) => {
+      const random = new SeededRandom(seed);
+      const { file, model } = use({ cluster_size: clusterSize, extended_l2 }, random);
+      const codes = new Map<number, number>();
+      for (const state of crashStates(file.log, random, 30)) {
+        const bytes = contentOf(state.image);
+        const { code, text } = check(bytes);
+        codes.set(code, (codes.get(code) ?? 0) + 1);
+        expect([0, 3], `${state.description}\n${text}`).toContain(code);
+        const image = openQcow2(new MemoryDriver(bytes), { readOnly: true });
+        expect(model.crashMismatch(0, readBytes(image, 0, SIZE), state.time)).toBeUndefined();
+      }
+      expect([...codes.values()].reduce((sum, count) => sum + count, 0)).toBeGreaterThan(20);
+    },
+  );
 
   it.each([
     ["64k", 4],

@@ -324,7 +324,7 @@ describe("space that leaked", () => {
       createQcow2(driver, SIZE, { refcount_bits, cluster_size: "4k" });
       const node = openQcow2(driver);
       writeBytes(node, 0, pattern(300_000, 1));
-      run(node.driver.clusters!.allocate(0, 7 * 4096));
+      run(node.driver.clusters!.allocate(150 * 4096, 7 * 4096));
       writeBytes(node, 1_000_000, pattern(300_000, 2));
       run(node.driver.close());
       const again = openQcow2(driver);

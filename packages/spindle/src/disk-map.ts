@@ -49,7 +49,7 @@ export function* mapExtentAt(layers: readonly NamedLayer[], start: number, lengt
     if (extent.allocated) return presentExtent(node, filename, { start, depth }, extent);
     // Beyond the end of a shorter image below there are zeros that this one defines.
     if (below === undefined || start >= below.length)
-      return { start, length: run, depth, present: false, zero: true, data: false, compressed: false };
+      return { ...NOWHERE, start, length: run, depth, ...placeOf(extent.hostOffset, filename) };
     run = Math.min(run, below.length - start);
   }
 }
@@ -62,8 +62,14 @@ function presentExtent(
 ): MapExtent {
   // Holes of a raw image have a place like its data: the one that they have in the disk.
   const offset = node.driver.name === "raw" ? place.start : hostOffset;
-  const rest = offset === undefined ? {} : { offset, filename };
-  return { ...place, length, present: true, zero, data, compressed, ...rest };
+  return { ...place, length, present: true, zero, data, compressed, ...placeOf(offset, filename) };
+}
+
+/** What no image of the chain has. It may have space all the same. */
+const NOWHERE = { present: false, zero: true, data: false, compressed: false } as const;
+
+function placeOf(offset: number | undefined, filename: string): Pick<MapExtent, "offset" | "filename"> {
+  return offset === undefined ? {} : { offset, filename };
 }
 
 /** Both runs as one, or undefined when `next` does not continue `run`. */

@@ -153,7 +153,7 @@ export class PoolCopier implements Copier, LaneUser {
   /** Makes the image point at the clusters with data, and gives back those that turned out to be zeros. */
   *#publish(allocation: Allocation, dataLength: number, zeroMask: Uint8Array): Co<CopyOutcome> {
     const { clusterSize } = this.#clusters;
-    const { guestOffset, hostOffset } = allocation;
+    const { guestOffset, hostOffset, reserved } = allocation;
     let dataBytes = 0;
     for (let first = 0; first < zeroMask.length; ) {
       const zero = zeroMask[first] === 1;
@@ -161,7 +161,7 @@ export class PoolCopier implements Copier, LaneUser {
       while (end < zeroMask.length && (zeroMask[end] === 1) === zero) end += 1;
       const start = first * clusterSize;
       const length = (end - first) * clusterSize;
-      const part = { guestOffset: guestOffset + start, length, hostOffset: hostOffset + start };
+      const part = { guestOffset: guestOffset + start, length, hostOffset: hostOffset + start, reserved };
       const bytes = Math.min(length, dataLength - start);
       if (zero) yield* this.#leaveOut(part, bytes);
       else {

@@ -80,6 +80,7 @@ const HELP: Readonly<Record<string, readonly (readonly [option: string, about: s
     ["cluster_size=<size>", "qcow2 cluster size"],
     ["compat=<str>", "Compatibility level (v2 [0.10] or v3 [1.1])"],
     ["compression_type=<str>", "Compression method used for image cluster compression"],
+    ["extended_l2=<bool (on/off)>", "Extended L2 tables"],
     ["preallocation=<str>", "Preallocation mode (allowed values: off, metadata, falloc, full)"],
     ["refcount_bits=<num>", "Width of a reference count entry in bits"],
     ["size=<size>", "Virtual disk size"],

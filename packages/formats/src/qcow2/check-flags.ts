@@ -71,7 +71,8 @@ class FlagCheck {
     yield* readPadded(file, offset, this.#bytes);
     const table = new DataView(this.#bytes.buffer);
     let isChanged = false;
-    for (let index = 0; index < this.#bytes.length / 8; index++) {
+    const step = this.#image.entries.entryBytes / 8;
+    for (let index = 0; index < this.#bytes.length / 8; index += step) {
       const high = table.getUint32(index * 8);
       if ((high & COMPRESSED_HIGH) !== 0) continue;
       const hostOffset = offsetOf(table, index);

@@ -2,6 +2,7 @@
 import { BlockError, type Co } from "@spindle/base";
 import { type BlockNode, IoVector } from "@spindle/block";
 import { type BitmapDirectoryPlace, bitmapDirectoryPlace } from "./bitmap-directory.ts";
+import { EntryLayout } from "./entry-layout.ts";
 import { QCOW2_AUTOCLEAR_BITMAPS, type Qcow2Header } from "./header.ts";
 import { readPadded } from "./padded-read.ts";
 import { refcountMost } from "./refcount.ts";
@@ -15,6 +16,8 @@ const RESERVED_LOW = 0x1ff;
 export class CheckedImage {
   readonly file: BlockNode;
   readonly clusterSize: number;
+  /** How the entries of L2 tables are read and written. */
+  readonly entries: EntryLayout;
   /** The largest count that an entry of a refcount block can hold. */
   readonly refcountMost: number;
   /** Clusters that one refcount block counts. */
@@ -30,6 +33,7 @@ export class CheckedImage {
     this.file = file;
     this.header = header;
     this.clusterSize = 2 ** header.clusterBits;
+    this.entries = new EntryLayout(header);
     this.refcountMost = refcountMost(header.refcountOrder);
     this.clustersPerBlock = (this.clusterSize * 8) / 2 ** header.refcountOrder;
   }

@@ -8,8 +8,11 @@ import { checkFileOptions, FILE_CREATE_OPTIONS } from "../file-create-options.ts
 import { featureNamesExtension } from "./feature-names.ts";
 import {
   type CompressionType,
+  EXTENDED_CLUSTER_BITS_MIN,
+  l2EntryBytes,
   QCOW2_COMPAT_LAZY_REFCOUNTS,
   QCOW2_INCOMPAT_COMPRESSION,
+  QCOW2_INCOMPAT_EXTENDED_L2,
   QCOW2_MAGIC,
 } from "./header.ts";
 import { backingFormatExtension, extensionsLength, PREFIX_BYTES, writeExtensions } from "./header-extensions.ts";
@@ -17,13 +20,17 @@ import { backingFormatExtension, extensionsLength, PREFIX_BYTES, writeExtensions
 const L1_BYTES_MAX = 32 * 1024 * 1024;
 const HEADER_BYTES = { 2: 72, 3: 112 } as const;
 
-interface Layout {
+interface Features {
   readonly version: 2 | 3;
   readonly clusterBits: number;
   readonly clusterSize: number;
   readonly refcountOrder: number;
   readonly compression: CompressionType;
   readonly lazyRefcounts: boolean;
+  readonly incompatible: bigint;
+}
+
+interface Layout extends Features {
   readonly size: number;
   readonly tableClusters: number;
   readonly blocks: number;
@@ -34,7 +41,6 @@ const PREALLOCATIONS: readonly Preallocation[] = ["off", "metadata", "falloc", "
 
 /** Options that are understood only as "no". */
 const ONLY_OFF: Readonly<Record<string, string>> = {
-  extended_l2: "off",
   data_file_raw: "off",
   encryption: "off",
 };
@@ -53,17 +59,37 @@ export function* createQcow2(file: BlockNode, options: CreateOptions): Co<void> 
   yield* file.flush();
 }
 
-export function planLayout({ size, options, backing }: CreateOptions): Layout {
+export function planLayout(request: CreateOptions): Layout {
+  const features = parseFeatures(request);
+  const { clusterSize, refcountOrder } = features;
+  const size = alignUp(request.size, 512);
+  const l1Entries = Math.ceil(size / (clusterSize * (clusterSize / l2EntryBytes(features))));
+  if (l1Entries * 8 > L1_BYTES_MAX)
+    throw new BlockError(
+      "EFBIG",
+      "The image size is too large for file format 'qcow2' (try using a larger cluster size)",
+    );
+  const perBlock = (clusterSize * 8) / 2 ** refcountOrder;
+  const l1Clusters = Math.ceil((l1Entries * 8) / clusterSize);
+  let blocks = 1;
+  let tableClusters = 1;
+  while (blocks * perBlock < 1 + tableClusters + blocks + l1Clusters) {
+    blocks += 1;
+    tableClusters = Math.ceil((blocks * 8) / clusterSize);
+  }
+  return { ...features, size, tableClusters, blocks, l1Entries };
+}
+
+function parseFeatures({ options, backing }: CreateOptions): Features {
   checkKnown(options);
   checkFileOptions(options);
-  if (parsePreallocation(options) !== "off" && backing !== undefined)
+  const extended = parseSwitch("extended_l2", options["extended_l2"] ?? "off");
+  if (parsePreallocation(options) !== "off" && backing !== undefined && !extended)
     throw new BlockError(
       "EINVAL",
       "Backing file and preallocation can only be used at the same time if extended_l2 is enabled",
     );
-  const clusterSize = parseSize(options["cluster_size"] ?? "64k");
-  if (!isPowerOfTwo(clusterSize) || clusterSize < 512 || clusterSize > 2 * 1024 * 1024)
-    throw new BlockError("EINVAL", "Cluster size must be a power of two between 512 and 2048k");
+  const clusterBits = parseClusterBits(options["cluster_size"] ?? "64k", extended);
   const version = parseCompat(options["compat"] ?? "1.1");
   const refcountBits = Number(options["refcount_bits"] ?? "16");
   if (!isPowerOfTwo(refcountBits) || refcountBits > 64)
@@ -75,43 +101,41 @@ export function planLayout({ size, options, backing }: CreateOptions): Layout {
     );
   const compression = parseCompression(options["compression_type"] ?? "zlib", version);
   const lazyRefcounts = parseSwitch("lazy_refcounts", options["lazy_refcounts"] ?? "off");
-  if (lazyRefcounts && version < 3)
-    throw new BlockError(
-      "EINVAL",
-      "Lazy refcounts only supported with compatibility level 1.1 and above (use version=v3 or greater)",
-    );
-  const rounded = alignUp(size, 512);
-  const l1Entries = Math.ceil(rounded / (clusterSize * (clusterSize / 8)));
-  if (l1Entries * 8 > L1_BYTES_MAX)
-    throw new BlockError(
-      "EFBIG",
-      "The image size is too large for file format 'qcow2' (try using a larger cluster size)",
-    );
-  const perBlock = (clusterSize * 8) / refcountBits;
-  const l1Clusters = Math.ceil((l1Entries * 8) / clusterSize);
-  let blocks = 1;
-  let tableClusters = 1;
-  while (blocks * perBlock < 1 + tableClusters + blocks + l1Clusters) {
-    blocks += 1;
-    tableClusters = Math.ceil((blocks * 8) / clusterSize);
-  }
-  const clusterBits = Math.log2(clusterSize);
+  if (lazyRefcounts && version < 3) throw needsThird("Lazy refcounts only supported");
+  if (extended && version < 3) throw needsThird("Extended L2 entries are only supported");
+  const incompatible =
+    (compression === "zstd" ? QCOW2_INCOMPAT_COMPRESSION : 0n) | (extended ? QCOW2_INCOMPAT_EXTENDED_L2 : 0n);
+  const clusterSize = 2 ** clusterBits;
   const refcountOrder = Math.log2(refcountBits);
-  return {
-    version,
-    clusterBits,
-    clusterSize,
-    refcountOrder,
-    compression,
-    lazyRefcounts,
-    size: rounded,
-    tableClusters,
-    blocks,
-    l1Entries,
-  };
+  return { version, clusterBits, clusterSize, refcountOrder, compression, lazyRefcounts, incompatible };
 }
 
-const UNDERSTOOD = ["cluster_size", "compat", "refcount_bits", "compression_type", "lazy_refcounts", "preallocation"];
+function needsThird(what: string): BlockError {
+  return new BlockError("EINVAL", `${what} with compatibility level 1.1 and above (use version=v3 or greater)`);
+}
+
+function parseClusterBits(text: string, extended: boolean): number {
+  const clusterSize = parseSize(text);
+  if (!isPowerOfTwo(clusterSize) || clusterSize < 512 || clusterSize > 2 * 1024 * 1024)
+    throw new BlockError("EINVAL", "Cluster size must be a power of two between 512 and 2048k");
+  const least = 2 ** EXTENDED_CLUSTER_BITS_MIN;
+  if (extended && clusterSize < least)
+    throw new BlockError(
+      "EINVAL",
+      `Extended L2 entries are only supported with cluster sizes of at least ${least} bytes`,
+    );
+  return Math.log2(clusterSize);
+}
+
+const UNDERSTOOD = [
+  "cluster_size",
+  "compat",
+  "refcount_bits",
+  "compression_type",
+  "lazy_refcounts",
+  "preallocation",
+  "extended_l2",
+];
 
 export const QCOW2_CREATE_OPTIONS: readonly string[] = [
   ...UNDERSTOOD,
@@ -170,7 +194,7 @@ function headerCluster(layout: Layout, options: CreateOptions): Uint8Array {
   view.setU64be(48, clusterSize);
   view.setU32be(56, tableClusters);
   if (version === 3) {
-    if (layout.compression === "zstd") view.setBigU64be(72, QCOW2_INCOMPAT_COMPRESSION);
+    view.setBigU64be(72, layout.incompatible);
     if (layout.lazyRefcounts) view.setBigU64be(80, QCOW2_COMPAT_LAZY_REFCOUNTS);
     view.setU32be(96, layout.refcountOrder);
     view.setU32be(100, HEADER_BYTES[3]);

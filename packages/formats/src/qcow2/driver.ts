@@ -48,7 +48,6 @@ import { NO_SNAPSHOTS, readSnapshotMetadata } from "./snapshot-metadata.ts";
 import { WriteBack } from "./write-back.ts";
 
 const HEADER_AUTOCLEAR = 88;
-const L2_ENTRY_BYTES = 8;
 
 class Qcow2Driver implements BlockDriver {
   readonly name = "qcow2";
@@ -126,7 +125,12 @@ class Qcow2Driver implements BlockDriver {
     return this.#corruption.watch(this.#image.discard(offset, length));
   }
   writeCompressed(offset: number, vector: IoVector): Co<void> {
-    return this.#corruption.watch(this.clusters.writeCompressed(offset, vector.toBytes()));
+    return this.#corruption.watch(this.#writeCompressed(offset, vector));
+  }
+  *#writeCompressed(offset: number, vector: IoVector): Co<void> {
+    const packed = this.clusters.compress(offset, vector.toBytes());
+    if (packed === undefined) yield* this.#image.write(offset, vector);
+    else yield* this.clusters.writePacked(offset, [packed]);
   }
   writePacked(offset: number, clusters: readonly Uint8Array[]): Co<void> {
     return this.#corruption.watch(this.clusters.writePacked(offset, clusters));
@@ -217,7 +221,7 @@ class Qcow2Driver implements BlockDriver {
 
   /** The first L2 table's range that the disk leaves free. */
   machineStateOffset(): number {
-    return alignUp(this.length(), this.clusterSize * (this.clusterSize / L2_ENTRY_BYTES));
+    return alignUp(this.length(), this.clusterSize * this.#state.entriesPerTable);
   }
 
   *readMachineState(offset: number, vector: IoVector): Co<void> {
@@ -240,7 +244,7 @@ class Qcow2Driver implements BlockDriver {
       "lazy-refcounts": (header.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS) !== 0n,
       ...(bitmaps === undefined ? {} : { bitmaps }),
       corrupt: (header.incompatible & QCOW2_INCOMPAT_CORRUPT) !== 0n,
-      "extended-l2": false,
+      "extended-l2": this.#state.entries.extended,
     };
     const data = {
       compat: header.version === 3 ? "1.1" : "0.10",

@@ -5,8 +5,9 @@
  */
 import type { Co } from "@spindle/base";
 import { IoVector } from "@spindle/block";
+import { NO_CLUSTER, UNALLOCATED } from "./entry-layout.ts";
 import type { ImageState } from "./image-state.ts";
-import { readEntry, readL1Entry, writeEntry } from "./l2-entry.ts";
+import { readL1Entry } from "./l2-entry.ts";
 import type { Qcow2ClusterMap } from "./mapping.ts";
 import { readPadded } from "./padded-read.ts";
 import { corrupt } from "./refcount.ts";
@@ -54,7 +55,7 @@ function* expandActive({ state, map, writeBack }: ExpandParts, l1Index: number):
     if (kind === "zero") {
       if (hostOffset !== undefined) yield* expandKept(state, map, { guestOffset: offset, length, hostOffset });
       else if (children.backing === null) yield* map.forget(offset, length);
-      else yield* map.storeZeros(offset, length);
+      else yield* storeZeros(state, map, offset, length);
     }
     offset += length;
   }
@@ -72,18 +73,34 @@ function* expandKept(
     const isOurs = (yield* usersOf(state, run.hostOffset + done)) === 1;
     let end = done + clusterSize;
     while (end < run.length && ((yield* usersOf(state, run.hostOffset + end)) === 1) === isOurs) end += clusterSize;
-    const part = { guestOffset: run.guestOffset + done, length: end - done, hostOffset: run.hostOffset + done };
+    const place = { guestOffset: run.guestOffset + done, length: end - done, hostOffset: run.hostOffset + done };
+    const part = { ...place, reserved: false };
     if (isOurs) {
       yield* state.file.writeZeroes(part.hostOffset, part.length, {});
       yield* map.publish(part);
-    } else yield* map.storeZeros(part.guestOffset, part.length);
+    } else yield* storeZeros(state, map, part.guestOffset, part.length);
     done = end;
+  }
+}
+
+/** Gives whole clusters clusters of zeros. */
+function* storeZeros(state: ImageState, map: Qcow2ClusterMap, guestOffset: number, length: number): Co<void> {
+  for (let done = 0; done < length; ) {
+    const allocation = yield* map.allocate(guestOffset + done, length - done);
+    try {
+      yield* state.file.writeZeroes(allocation.hostOffset, allocation.length, {});
+      yield* map.publish(allocation);
+    } catch (error) {
+      yield* map.release(allocation);
+      throw error;
+    }
+    done += allocation.length;
   }
 }
 
 /** An L2 table of snapshots, in its place: all who refer to it refer to what it leads to. */
 function* expandInactive({ state, writeBack }: ExpandParts, l2Offset: number): Co<void> {
-  const { clusterSize, entriesPerTable, children, file, header, allocator } = state;
+  const { clusterSize, entries, entriesPerTable, children, file, allocator } = state;
   if (l2Offset >= file.length) throw corrupt("an L2 table of a snapshot stands beyond the end of the image file");
   const bytes = new Uint8Array(clusterSize);
   yield* readPadded(file, l2Offset, bytes);
@@ -92,11 +109,12 @@ function* expandInactive({ state, writeBack }: ExpandParts, l2Offset: number): C
   const freed: number[] = [];
   let changed = false;
   for (let index = 0; index < entriesPerTable; index++) {
-    const { kind, hostOffset } = readEntry(table, index, clusterSize, header.version);
-    if (kind !== "zero") continue;
-    const place = children.backing === null ? 0 : yield* zeroCluster(state, users);
-    writeEntry(table, index, { kind: place === 0 ? "unallocated" : "data", hostOffset: place, copied: false });
-    if (hostOffset !== 0) freed.push(hostOffset);
+    const { zero, hostOffset } = entries.read(table, index);
+    if (zero === 0) continue;
+    const stored = children.backing !== null;
+    const place = stored ? { hostOffset: yield* zeroCluster(state, users), allocated: entries.all } : {};
+    entries.write(table, index, { ...UNALLOCATED, ...place });
+    if (hostOffset !== NO_CLUSTER) freed.push(hostOffset);
     changed = true;
   }
   if (!changed) return;

@@ -9,16 +9,21 @@ export const QCOW2_MAGIC = 0x514649fb;
 export const QCOW2_INCOMPAT_DIRTY = 1n;
 export const QCOW2_INCOMPAT_CORRUPT = 2n;
 export const QCOW2_INCOMPAT_COMPRESSION = 8n;
+export const QCOW2_INCOMPAT_EXTENDED_L2 = 16n;
 export const QCOW2_COMPAT_LAZY_REFCOUNTS = 1n;
 export const QCOW2_AUTOCLEAR_BITMAPS = 1n;
 const QCOW2_AUTOCLEAR_RAW_DATA = 2n;
 
-const KNOWN_INCOMPATIBLE = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION;
+const KNOWN_INCOMPATIBLE =
+  QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION | QCOW2_INCOMPAT_EXTENDED_L2;
 
 export const EXTENSION_END = 0;
 export const EXTENSION_BACKING_FORMAT = 0xe2792aca;
 export const EXTENSION_FEATURE_NAMES = 0x6803f857;
 export const EXTENSION_BITMAPS = 0x23852875;
+
+/** The 32 subclusters of extended L2 entries are of 512 bytes at least. */
+export const EXTENDED_CLUSTER_BITS_MIN = 14;
 
 const V2_HEADER_BYTES = 72;
 const V3_HEADER_BYTES = 104;
@@ -54,6 +59,11 @@ export interface Qcow2Header {
   readonly foreignExtensions: boolean;
 }
 
+/** Bytes of an entry of an L2 table. */
+export function l2EntryBytes({ incompatible }: Pick<Qcow2Header, "incompatible">): 8 | 16 {
+  return (incompatible & QCOW2_INCOMPAT_EXTENDED_L2) === 0n ? 8 : 16;
+}
+
 /**
  * @param bytes the first cluster of the file, or all of a shorter file
  * @param forCheck an image without a refcount table, or with too many snapshots, is read: a repair can mend it
@@ -69,6 +79,8 @@ export function parseHeader(bytes: Uint8Array, forCheck = false): Qcow2Header {
   const third = version === 3 ? parseThird(view, clusterBits) : SECOND;
   const extensions = parseExtensions(view, third.headerLength, clusterBits);
   checkFeatures(third.incompatible, extensions.featureNames);
+  if (l2EntryBytes(third) === 16 && clusterBits < EXTENDED_CLUSTER_BITS_MIN)
+    throw invalid(`Unsupported subcluster size: ${2 ** clusterBits / 32}`);
   if ((third.autoclear & QCOW2_AUTOCLEAR_RAW_DATA) !== 0n) throw invalid("data-file-raw requires a data file");
   if (view.u32be(32) !== 0) throw unsupported("qcow2 encryption is not supported");
   // No L1 table reaches so far.
@@ -187,10 +199,7 @@ function parseFeatureNames(data: Uint8Array): ReadonlyMap<number, string> {
   return names;
 }
 
-const UNSUPPORTED_NAMES: ReadonlyMap<number, string> = new Map([
-  [2, "external data file"],
-  [4, "extended L2 entries"],
-]);
+const UNSUPPORTED_NAMES: ReadonlyMap<number, string> = new Map([[2, "external data file"]]);
 
 function checkFeatures(incompatible: bigint, names: ReadonlyMap<number, string>): void {
   let unnamed = incompatible & ~KNOWN_INCOMPATIBLE;
@@ -233,7 +242,7 @@ function checkTables(header: Tables, forCheck: boolean): void {
     table("Snapshot table", header.snapshotsOffset, 40, header.snapshotCount, SNAPSHOTS_MAX * 40);
   }
   table("Active L1 table", l1Offset, 8, l1Entries, L1_BYTES_MAX);
-  const needed = Math.ceil(header.size / (clusterSize * (clusterSize / 8)));
+  const needed = Math.ceil(header.size / (clusterSize * (clusterSize / l2EntryBytes(header))));
   if (l1Entries < needed) throw invalid("L1 table is too small");
   if (l1Entries > 0 && l1Offset === 0) throw invalid("Invalid L1 table offset");
 }

@@ -2,6 +2,7 @@
 import { CoMutex } from "@spindle/base";
 import type { BlockNode, Children, Environment, InFlightTickets } from "@spindle/block";
 import type { Allocator, ClusterRun } from "./allocate.ts";
+import { EntryLayout } from "./entry-layout.ts";
 import type { Qcow2Header } from "./header.ts";
 import type { MetadataClusters } from "./metadata-clusters.ts";
 import type { Refcounts } from "./refcount.ts";
@@ -23,6 +24,8 @@ export interface FreedRun extends ClusterRun {
 export class ImageState {
   header: Qcow2Header;
   readonly clusterSize: number;
+  /** How the entries of L2 tables are read and written. */
+  readonly entries: EntryLayout;
   readonly entriesPerTable: number;
   readonly children: Children;
   readonly environment: Environment;
@@ -56,7 +59,8 @@ export class ImageState {
   ) {
     this.header = parts.header;
     this.clusterSize = 2 ** parts.header.clusterBits;
-    this.entriesPerTable = this.clusterSize / 8;
+    this.entries = new EntryLayout(parts.header);
+    this.entriesPerTable = this.entries.entriesPerTable;
     this.children = parts.children;
     this.environment = parts.environment;
     this.inFlight = parts.inFlight;

@@ -2,51 +2,40 @@
  * The map of an open qcow2 image: guest clusters through L1 and L2 tables to host clusters (qcow2 specification,
  * "Cluster mapping"). Changes are made in memory; write-back.ts brings them to the file in crash-safe order.
  */
-import { assert, BlockError, type Co } from "@spindle/base";
-import { type Allocation, type ClusterMap, IoVector, type Mapping } from "@spindle/block";
+import { alignDown, alignUp, assert, BlockError, type Co } from "@spindle/base";
+import type { Allocation, ClusterMap, IoVector, Mapping } from "@spindle/block";
 import { CompressedReader, CompressedWriter } from "./compress.ts";
 import type { Corruption } from "./corruption.ts";
+import { EntryChanges } from "./entry-changes.ts";
+import { type Entry, NO_CLUSTER, UNALLOCATED } from "./entry-layout.ts";
 import type { ImageState } from "./image-state.ts";
-import {
-  type CompressedPlace,
-  type Entry,
-  readCompressedEntry,
-  readEntry,
-  runOfEntries,
-  writeCompressedEntry,
-  writeEntry,
-} from "./l2-entry.ts";
+import type { CompressedPlace } from "./l2-entry.ts";
 import { L2Tables } from "./l2-tables.ts";
 import { overlap } from "./metadata-name.ts";
 import type { CachedTable } from "./table-cache.ts";
 import type { WriteBack } from "./write-back.ts";
 
-/** Changed L2 tables are written when they are this many, so that they take bounded memory. */
-const DIRTY_TABLES_MAX = 64;
-
-const ZERO: Entry = { kind: "zero", hostOffset: 0, copied: false };
-const UNALLOCATED: Entry = { kind: "unallocated", hostOffset: 0, copied: false };
-
-/** What an entry becomes: a plain one, or the place of compressed data. */
-type Replace = (old: Entry, distance: number) => Entry | CompressedPlace;
-
 export class Qcow2ClusterMap implements ClusterMap {
   readonly clusterSize: number;
+  readonly subclusterSize: number;
   readonly #state: ImageState;
   readonly #writeBack: WriteBack;
   readonly #tables: L2Tables;
+  readonly #changes: EntryChanges;
   readonly #compressed: CompressedReader;
   readonly #compressor: CompressedWriter;
   readonly #corruption: Corruption;
 
   constructor(state: ImageState, writeBack: WriteBack, corruption: Corruption) {
     this.clusterSize = state.clusterSize;
+    this.subclusterSize = state.entries.subclusterSize;
     this.#state = state;
     this.#corruption = corruption;
     this.#writeBack = writeBack;
     this.#tables = new L2Tables(state);
     this.#compressed = new CompressedReader(state);
     this.#compressor = new CompressedWriter(state);
+    this.#changes = new EntryChanges(state, this.#tables, writeBack, () => this.forgetCompressed());
   }
 
   *lookup(offset: number, length: number): Co<Mapping> {
@@ -59,8 +48,8 @@ export class Qcow2ClusterMap implements ClusterMap {
   }
 
   *#lookup(offset: number, length: number): Co<Mapping> {
-    const { clusterSize } = this;
-    const { entriesPerTable, header, metadata } = this.#state;
+    const { clusterSize, subclusterSize } = this;
+    const { entries, entriesPerTable } = this.#state;
     const clusterIndex = Math.floor(offset / clusterSize);
     const l1Index = Math.floor(clusterIndex / entriesPerTable);
     const inCluster = offset % clusterSize;
@@ -68,17 +57,23 @@ export class Qcow2ClusterMap implements ClusterMap {
     const table = this.#tables.cached(l1Index) ?? (yield* this.#tables.load(l1Index));
     if (table === undefined) return { kind: "unallocated", length: most };
     const index = clusterIndex % entriesPerTable;
-    const first = readEntry(table.view, index, clusterSize, header.version);
-    const limit = Math.ceil((inCluster + most) / clusterSize);
-    const count = limit === 1 ? 1 : runOfEntries(table.view, index, limit, clusterSize, header.version);
-    const runLength = Math.min(count * clusterSize - inCluster, most);
-    if (first.kind === "zero" && first.hostOffset !== 0)
-      return { kind: "zero", length: runLength, hostOffset: first.hostOffset + inCluster };
-    if (first.kind !== "data") return { kind: first.kind, length: runLength };
-    // A cluster that is metadata as well is never written in place; giving it up, as a write elsewhere does, is refused.
-    const isOurs = first.copied && !this.#state.isDamaged;
-    const writable = isOurs && !metadata.touches(first.hostOffset / clusterSize, count);
-    return { kind: "data", length: runLength, hostOffset: first.hostOffset + inCluster, writable };
+    const first = entries.read(table.view, index);
+    const subcluster = Math.floor(inCluster / subclusterSize);
+    const kind = entries.kindOf(first, subcluster);
+    const limit = index + Math.ceil((inCluster + most) / clusterSize);
+    const run = entries.run(table.view, index, limit, subcluster, first);
+    const runLength = Math.min((subcluster + run) * subclusterSize - inCluster, most);
+    if (first.hostOffset === NO_CLUSTER) return { kind, length: runLength };
+    const hostOffset = first.hostOffset + inCluster;
+    if (kind !== "data") return { kind, length: runLength, hostOffset };
+    return { kind, length: runLength, hostOffset, writable: this.#mayOverwrite(first, inCluster + runLength) };
+  }
+
+  /** A cluster that is metadata as well is never written in place; giving it up, as a write elsewhere does, is refused. */
+  #mayOverwrite({ copied, hostOffset }: Entry, length: number): boolean {
+    const { isDamaged, metadata } = this.#state;
+    if (!copied || isDamaged) return false;
+    return !metadata.touches(hostOffset / this.clusterSize, Math.ceil(length / this.clusterSize));
   }
 
   allocate(guestOffset: number, length: number): Co<Allocation> {
@@ -87,94 +82,159 @@ export class Qcow2ClusterMap implements ClusterMap {
 
   *#allocate(guestOffset: number, length: number): Co<Allocation> {
     const { clusterSize } = this;
-    assert(guestOffset % clusterSize === 0 && length % clusterSize === 0 && length > 0, "whole clusters are allocated");
+    const { entries, entriesPerTable, allocator } = this.#state;
+    assert(length > 0, "something is allocated");
     if (this.#writeBack.hasReclaimable) yield* this.#writeBack.reclaim();
     // An allocation stays inside of one L2 table, so that publishing it changes that table or fails.
-    const tableBytes = this.#state.entriesPerTable * clusterSize;
-    const most = Math.min(length, tableBytes - (guestOffset % tableBytes));
+    const tableBytes = entriesPerTable * clusterSize;
+    const end = Math.min(guestOffset + length, alignDown(guestOffset, tableBytes) + tableBytes);
     // The table takes its place before the data, as in QEMU: images are laid out alike.
-    yield* this.#tables.writable(Math.floor(guestOffset / tableBytes));
-    const run = yield* this.#state.allocator.allocate(most / clusterSize);
-    return { guestOffset, length: run.count * clusterSize, hostOffset: run.index * clusterSize };
+    const table = yield* this.#tables.writable(Math.floor(guestOffset / tableBytes));
+    const index = Math.floor(guestOffset / clusterSize) % entriesPerTable;
+    const first = entries.read(table.view, index);
+    if (isOwn(first)) return this.#reuse(table, first, guestOffset, end);
+    const start = alignDown(guestOffset, clusterSize);
+    const run = yield* allocator.allocate(this.#countNew(table, index, Math.ceil((end - start) / clusterSize)));
+    const last = Math.min(end, start + run.count * clusterSize);
+    const from = this.#firstMoved(first, guestOffset);
+    const to = this.#endMoved(entries.read(table.view, index + run.count - 1), last);
+    const hostOffset = run.index * clusterSize + (from - start);
+    return { guestOffset: from, length: to - from, hostOffset, reserved: true };
   }
 
-  *release({ hostOffset, length }: Allocation): Co<void> {
-    const { clusterSize } = this;
-    yield* this.#state.allocator.decrement({ index: hostOffset / clusterSize, count: length / clusterSize });
+  /** How many of `most` clusters from `index` on need host clusters, at least one. */
+  #countNew({ view }: CachedTable, index: number, most: number): number {
+    const { entries } = this.#state;
+    let count = 0;
+    while (count < most) {
+      const entry = entries.read(view, index + count);
+      if (isOwn(entry)) break;
+      count += entries.extended ? 1 : entries.run(view, index + count, index + most, 0, entry);
+    }
+    return count;
+  }
+
+  /** The subclusters of the range that have room in clusters of their own, up to the first that is data already. */
+  #reuse({ view }: CachedTable, first: Entry, guestOffset: number, end: number): Allocation {
+    const { clusterSize, subclusterSize } = this;
+    const { entries, entriesPerTable } = this.#state;
+    const start = alignDown(guestOffset, clusterSize);
+    const index = (start / clusterSize) % entriesPerTable;
+    const from = alignDown(guestOffset, subclusterSize);
+    let to = from + subclusterSize;
+    for (let entry = first; to < end; to += subclusterSize) {
+      const inCluster = to % clusterSize;
+      if (inCluster === 0) {
+        const distance = to - start;
+        entry = entries.read(view, index + distance / clusterSize);
+        if (!isOwn(entry) || entry.hostOffset !== first.hostOffset + distance) break;
+      }
+      if (entries.kindOf(entry, inCluster / subclusterSize) === "data") break;
+    }
+    const { metadata } = this.#state;
+    const cluster = first.hostOffset / clusterSize;
+    if (metadata.touches(cluster, Math.ceil((to - start) / clusterSize))) throw overlap(this.#state, cluster);
+    return { guestOffset: from, length: to - from, hostOffset: first.hostOffset + (from - start), reserved: false };
+  }
+
+  /** Where a write in a cluster's new place has to begin, so that nothing of the old place is lost. */
+  #firstMoved({ compressed, allocated }: Entry, offset: number): number {
+    if (compressed) return alignDown(offset, this.clusterSize);
+    const start = alignDown(offset, this.subclusterSize);
+    if (allocated === 0) return start;
+    const lowest = 31 - Math.clz32(allocated & -allocated);
+    return Math.min(start, alignDown(offset, this.clusterSize) + lowest * this.subclusterSize);
+  }
+
+  /** The same for its end. */
+  #endMoved({ compressed, allocated }: Entry, end: number): number {
+    if (compressed) return alignUp(end, this.clusterSize);
+    const highest = 32 - Math.clz32(allocated);
+    return Math.max(
+      alignUp(end, this.subclusterSize),
+      alignUp(end, this.clusterSize) - this.clusterSize + highest * this.subclusterSize,
+    );
+  }
+
+  *release({ hostOffset, length, reserved }: Allocation): Co<void> {
+    if (reserved) yield* this.#state.allocator.decrement(this.#changes.clustersOf(hostOffset, length));
   }
 
   publish({ guestOffset, length, hostOffset }: Allocation): Co<void> {
-    const published = this.#change(guestOffset, length, (_old, distance) => {
-      return { kind: "data", hostOffset: hostOffset + distance, copied: true };
-    });
+    const published = this.#changes.change(guestOffset, length, (old, distance, bits) => ({
+      compressed: false,
+      hostOffset: alignDown(hostOffset, this.clusterSize) + distance,
+      copied: true,
+      allocated: (old.allocated | bits) >>> 0,
+      zero: (old.zero & ~bits) >>> 0,
+    }));
     return this.#corruption.watch(published);
   }
 
-  *zero(guestOffset: number, length: number, mayUnmap: boolean): Co<void> {
-    const { header, children } = this.#state;
-    if (header.version >= 3)
-      return yield* this.#changeByTable(
-        guestOffset,
-        length,
-        (old) => {
-          // Space that may not be given back stays with its guest cluster until that is written again.
-          const keep = !mayUnmap && old.hostOffset !== 0 && old.copied;
-          return keep ? { kind: "zero", hostOffset: old.hostOffset, copied: true } : ZERO;
-        },
-        "with-tables",
-      );
-    if (children.backing === null) return yield* this.#changeByTable(guestOffset, length, () => UNALLOCATED);
-    return yield* this.storeZeros(guestOffset, length);
+  /** Gives whole guest clusters the reserved host clusters, which read as zeros; where subclusters can say so, nothing is in them. */
+  attach(allocation: Allocation): Co<void> {
+    const { guestOffset, length, hostOffset } = allocation;
+    if (!this.#state.entries.extended) return this.publish(allocation);
+    const attached = this.#changes.change(guestOffset, length, (old, distance) => {
+      return { ...old, hostOffset: hostOffset + distance, copied: true };
+    });
+    return this.#corruption.watch(attached);
+  }
+
+  *zero(guestOffset: number, length: number, mayUnmap: boolean): Co<boolean> {
+    const { header, children, entries } = this.#state;
+    if (header.version < 3) {
+      // Without zero clusters, what is not there has to be zeros.
+      if (children.backing !== null) return false;
+      yield* this.#changes.changeByTable(guestOffset, length, "present", () => UNALLOCATED);
+      return true;
+    }
+    const isPart = length % this.clusterSize !== 0;
+    if (isPart && (yield* this.lookup(guestOffset, length)).kind === "compressed") return false;
+    yield* this.#changes.changeByTable(guestOffset, length, "everywhere", (old, _distance, bits) => {
+      // Space that may not be given back stays with its guest cluster until that is written again.
+      const kept = mayUnmap && bits === entries.all ? UNALLOCATED : old;
+      return { ...kept, compressed: false, allocated: (kept.allocated & ~bits) >>> 0, zero: (old.zero | bits) >>> 0 };
+    });
+    return true;
   }
 
   *discard(guestOffset: number, length: number): Co<void> {
-    const { header, children } = this.#state;
+    const { header, children, entries } = this.#state;
     const hasBacking = children.backing !== null;
     // Version 2 has no zero clusters: without its cluster the backing file's old data would show through again.
     if (header.version < 3 && hasBacking) return;
     // What had space reads as zeros for good, even if the image gets a backing file later.
-    const leaves = (old: Entry): Entry =>
-      header.version < 3 || (old.kind === "unallocated" && !hasBacking) ? UNALLOCATED : ZERO;
-    yield* this.#changeByTable(guestOffset, length, leaves);
+    const where = hasBacking ? "everywhere" : "present";
+    yield* this.#changes.changeByTable(guestOffset, length, where, (old) => {
+      const isThere = old.compressed || old.hostOffset !== NO_CLUSTER;
+      if (header.version < 3) return UNALLOCATED;
+      return isThere || hasBacking ? { ...UNALLOCATED, zero: entries.all } : old;
+    });
   }
 
   /** Lets whole clusters point at nothing: they are beyond the end of the disk now. */
-  *forget(guestOffset: number, length: number): Co<void> {
-    const tableBytes = this.#state.entriesPerTable * this.clusterSize;
-    for (let offset = guestOffset; offset < guestOffset + length; ) {
-      const l1Index = Math.floor(offset / tableBytes);
-      const run = Math.min((l1Index + 1) * tableBytes, guestOffset + length) - offset;
-      if ((yield* this.#tables.load(l1Index)) !== undefined) yield* this.#change(offset, run, () => UNALLOCATED);
-      offset += run;
-    }
+  forget(guestOffset: number, length: number): Co<void> {
+    return this.#changes.changeByTable(guestOffset, length, "present", () => UNALLOCATED);
   }
 
   *readCompressed(offset: number, vector: IoVector): Co<void> {
-    const { entriesPerTable, header } = this.#state;
+    const { entriesPerTable, entries } = this.#state;
     const clusterIndex = Math.floor(offset / this.clusterSize);
     const table = yield* this.#tables.load(Math.floor(clusterIndex / entriesPerTable));
     assert(table !== undefined, "a compressed cluster has an L2 table");
-    const place = readCompressedEntry(table.view, clusterIndex % entriesPerTable, header.clusterBits);
+    const place = entries.readCompressed(table.view, clusterIndex % entriesPerTable);
     yield* this.#compressed.read(place, offset % this.clusterSize, vector);
   }
 
-  /** Writes one cluster compressed, or plainly when it does not get smaller. The caller holds it exclusively. */
-  *writeCompressed(guestOffset: number, bytes: Uint8Array): Co<void> {
+  /** The compressed form of a cluster, or of what there is of the disk's last one; undefined when it does not get smaller. */
+  compress(guestOffset: number, bytes: Uint8Array): Uint8Array | undefined {
     const { clusterSize } = this;
     if (guestOffset % clusterSize !== 0 || bytes.length > clusterSize)
       throw new BlockError("EINVAL", "whole clusters are compressed, one at a time", { offset: guestOffset });
     const cluster = new Uint8Array(clusterSize);
     cluster.set(bytes);
-    const packed = this.#compressor.compress(cluster);
-    if (packed !== undefined) return yield* this.writePacked(guestOffset, [packed]);
-    const allocation = yield* this.allocate(guestOffset, clusterSize);
-    try {
-      yield* this.#state.file.write(allocation.hostOffset, IoVector.of(cluster));
-      yield* this.publish(allocation);
-    } catch (error) {
-      yield* this.release(allocation);
-      throw error;
-    }
+    return this.#compressor.compress(cluster);
   }
 
   /** Stores whole clusters that are compressed already. The caller holds them exclusively. */
@@ -200,7 +260,7 @@ export class Qcow2ClusterMap implements ClusterMap {
     yield* this.#tables.writable(Math.floor(guestOffset / clusterSize / this.#state.entriesPerTable));
     const places = yield* this.#compressor.write(clusters);
     try {
-      yield* this.#change(guestOffset, clusters.length * clusterSize, (_old, distance) => {
+      yield* this.#changes.change(guestOffset, clusters.length * clusterSize, (_old, distance) => {
         return places[distance / clusterSize] as CompressedPlace;
       });
     } catch (error) {
@@ -218,88 +278,9 @@ export class Qcow2ClusterMap implements ClusterMap {
   flush(): Co<void> {
     return this.#writeBack.flush();
   }
+}
 
-  /**
-   * Replaces the entries of whole clusters, a table at a time: some may have changed when it fails.
-   * @param missing makes the tables that are not there, also where nothing shows through
-   */
-  *#changeByTable(guestOffset: number, length: number, replace: Replace, missing?: "with-tables"): Co<void> {
-    const tableBytes = this.#state.entriesPerTable * this.clusterSize;
-    const hasBacking = this.#state.children.backing !== null;
-    for (let offset = guestOffset; offset < guestOffset + length; ) {
-      const l1Index = Math.floor(offset / tableBytes);
-      const run = Math.min((l1Index + 1) * tableBytes, guestOffset + length) - offset;
-      // Nothing is there, and nothing shows through: it reads as zeros already.
-      const isEmpty = missing === undefined && !hasBacking && (yield* this.#tables.load(l1Index)) === undefined;
-      if (!isEmpty) yield* this.#change(offset, run, replace);
-      offset += run;
-    }
-  }
-
-  /**
-   * Replaces the entries of whole clusters of one L2 table and frees what they pointed at: all of them, or none when it
-   * fails. What can fail comes first; then entries are changed without a pause.
-   */
-  *#change(guestOffset: number, length: number, replace: Replace): Co<void> {
-    const { clusterSize } = this;
-    const { entriesPerTable, l2 } = this.#state;
-    if (l2.dirtyCount > DIRTY_TABLES_MAX) yield* this.#writeBack.writeBack();
-    const clusterIndex = guestOffset / clusterSize;
-    const first = clusterIndex % entriesPerTable;
-    const count = length / clusterSize;
-    assert(first + count <= entriesPerTable, "a change stays inside of one L2 table");
-    const table = yield* this.#tables.writable(Math.floor(clusterIndex / entriesPerTable));
-    this.#checkReplaceable(table, first, count);
-    for (let step = 0; step < count; step++) this.#replace(table, first + step, step * clusterSize, replace);
-    l2.markDirty(table);
-  }
-
-  /** @throws {BlockError} EIO when an entry cannot be true: then giving up what it points at would do damage. */
-  #checkReplaceable(table: CachedTable, first: number, count: number): void {
-    const { clusterSize } = this;
-    const { header, metadata } = this.#state;
-    for (let index = first; index < first + count; index++) {
-      const { kind, hostOffset } = readEntry(table.view, index, clusterSize, header.version);
-      const place = kind === "compressed" ? readCompressedEntry(table.view, index, header.clusterBits) : { hostOffset };
-      const run = this.#clustersOf(place.hostOffset, "length" in place ? place.length : clusterSize);
-      if (place.hostOffset !== 0 && metadata.touches(run.index, run.count)) throw overlap(this.#state, run.index);
-    }
-  }
-
-  #replace(table: CachedTable, index: number, distance: number, replace: Replace): void {
-    const { clusterSize } = this;
-    const { header } = this.#state;
-    const old = readEntry(table.view, index, clusterSize, header.version);
-    const entry = replace(old, distance);
-    if (old.kind === "compressed") {
-      const { hostOffset, length } = readCompressedEntry(table.view, index, header.clusterBits);
-      const run = this.#clustersOf(hostOffset, length);
-      this.#compressed.forget();
-      this.#compressor.forget();
-      this.#state.free(run.index, run.count);
-    } else if (old.hostOffset !== 0 && old.hostOffset !== entry.hostOffset)
-      this.#state.free(old.hostOffset / clusterSize, 1);
-    if ("kind" in entry) writeEntry(table.view, index, entry);
-    else writeCompressedEntry(table.view, index, header.clusterBits, entry);
-  }
-
-  #clustersOf(hostOffset: number, length: number): { index: number; count: number } {
-    const index = Math.floor(hostOffset / this.clusterSize);
-    return { index, count: Math.floor((hostOffset + length - 1) / this.clusterSize) - index + 1 };
-  }
-
-  /** Gives whole clusters clusters of zeros. */
-  *storeZeros(guestOffset: number, length: number): Co<void> {
-    for (let done = 0; done < length; ) {
-      const allocation = yield* this.allocate(guestOffset + done, length - done);
-      try {
-        yield* this.#state.file.writeZeroes(allocation.hostOffset, allocation.length, {});
-        yield* this.publish(allocation);
-      } catch (error) {
-        yield* this.release(allocation);
-        throw error;
-      }
-      done += allocation.length;
-    }
-  }
+/** The guest cluster has a host cluster for itself. */
+function isOwn({ hostOffset, copied }: Entry): boolean {
+  return hostOffset !== NO_CLUSTER && copied;
 }

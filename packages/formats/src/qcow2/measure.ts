@@ -3,18 +3,21 @@ import { alignUp, BlockError, encodeUtf8 } from "@spindle/base";
 import type { MeasuredSize, MeasureOptions } from "@spindle/block";
 import { bitmapEntryLength, bitmapTableEntries } from "./bitmap-directory.ts";
 import { planLayout } from "./create.ts";
+import { l2EntryBytes } from "./header.ts";
 
 const L1_BYTES_MAX = 32 * 1024 * 1024;
 
 /** @throws {BlockError} EINVAL or ENOTSUP when an option cannot be met, EFBIG when the disk is too large for the clusters. */
 export function measureQcow2({ size, options, data, bitmaps }: MeasureOptions): MeasuredSize {
   const { preallocation = "off" } = options;
-  const { version, clusterSize, refcountOrder } = planLayout({ size: 0, options });
+  const layout = planLayout({ size: 0, options });
+  const { version, clusterSize, refcountOrder } = layout;
+  const entryBytes = l2EntryBytes(layout);
   const length = alignUp(size, clusterSize);
-  const l2Tables = Math.ceil(length / clusterSize / (clusterSize / 8));
+  const l2Tables = Math.ceil(length / clusterSize / (clusterSize / entryBytes));
   if (l2Tables * 8 > L1_BYTES_MAX)
     throw new BlockError("EFBIG", "The image size is too large (try using a larger cluster size)");
-  const whole = length + metadataBytes(length, clusterSize, refcountOrder);
+  const whole = length + metadataBytes(length, clusterSize, refcountOrder, entryBytes);
   const isWhole = data === null || preallocation === "falloc" || preallocation === "full";
   const stored = isWhole ? length : clusterBytes(data, clusterSize);
   const measured = { required: whole - length + stored, "fully-allocated": whole };
@@ -47,11 +50,11 @@ function clusterBytes(data: NonNullable<MeasureOptions["data"]>, clusterSize: nu
   return bytes;
 }
 
-function metadataBytes(length: number, clusterSize: number, refcountOrder: number): number {
-  const entriesPerTable = clusterSize / 8;
+function metadataBytes(length: number, clusterSize: number, refcountOrder: number, entryBytes: number): number {
+  const entriesPerTable = clusterSize / entryBytes;
   const l2Entries = alignUp(length / clusterSize, entriesPerTable);
-  const l1Entries = alignUp(l2Entries / entriesPerTable, entriesPerTable);
-  const tables = clusterSize + l2Entries * 8 + l1Entries * 8;
+  const l1Entries = alignUp(l2Entries / entriesPerTable, clusterSize / 8);
+  const tables = clusterSize + l2Entries * entryBytes + l1Entries * 8;
   return tables + refcountBytes((tables + length) / clusterSize, clusterSize, refcountOrder);
 }
 

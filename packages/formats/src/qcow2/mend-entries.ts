@@ -96,9 +96,12 @@ class Mending {
     const { file } = this.#image;
     yield* readPadded(file, offset, this.#bytes);
     let isChanged = false;
-    for (let at = 0; at < this.#bytes.length; at += 8) {
+    const { entryBytes, extended } = this.#image.entries;
+    for (let at = 0; at < this.#bytes.length; at += entryBytes) {
       const high = this.#table.getUint32(at);
       const low = this.#table.getUint32(at + 4);
+      const mendsBits = extended && this.#mendBits(at, high, low);
+      isChanged ||= mendsBits;
       if (high === 0 && low === 0) continue;
       const mends = (high & COMPRESSED_HIGH) === 0 ? this.#mendStandard(at, high, low) : this.#mendCompressed(at, high);
       isChanged ||= mends;
@@ -106,11 +109,27 @@ class Mending {
     if (isChanged) yield* file.write(offset, IoVector.of(this.#bytes.slice()));
   }
 
+  /** Where it is not certain that a subcluster is data, it reads as zeros: nothing old is shown that was not to be seen. */
+  #mendBits(at: number, high: number, low: number): boolean {
+    const isCompressed = (high & COMPRESSED_HIGH) !== 0;
+    const zero = this.#table.getUint32(at + 8);
+    const allocated = this.#table.getUint32(at + 12);
+    const offset = offsetOf(high, low);
+    const doubtful = isCompressed || offset === 0 ? allocated : zero & allocated;
+    if (doubtful === 0 && !(isCompressed && zero !== 0)) return false;
+    this.#mended(`Repairing offset=${offset.toString(16)}: subcluster allocation bitmap corrupted`);
+    this.#table.setUint32(at + 8, isCompressed ? 0 : zero | doubtful);
+    this.#table.setUint32(at + 12, allocated & ~doubtful);
+    return true;
+  }
+
   #mendStandard(at: number, high: number, low: number): boolean {
     const { clusterSize, file } = this.#image;
     const offset = offsetOf(high, low);
     if (offset % clusterSize !== 0 || offset >= file.length) {
-      const what = (low & ZERO_LOW) !== 0 ? "Preallocated cluster" : "Data cluster";
+      const { extended } = this.#image.entries;
+      const isData = extended ? this.#table.getUint32(at + 12) !== 0 : (low & ZERO_LOW) === 0;
+      const what = isData ? "Data cluster" : "Preallocated cluster";
       const where = offset % clusterSize !== 0 ? "is not properly aligned" : "is outside image";
       return this.#giveUp(at, `Repairing offset=${offset.toString(16)}: ${what} ${where}; L2 entry corrupted.`);
     }
@@ -125,7 +144,7 @@ class Mending {
 
   #mendCompressed(at: number, high: number): boolean {
     const { header, file, clusterSize } = this.#image;
-    const { hostOffset, length, exact } = decodeCompressedEntry(this.#table, at / 8, header.clusterBits);
+    const { hostOffset, length, exact } = decodeCompressedEntry(this.#table, at, header.clusterBits);
     if (hostOffset + length - file.length >= clusterSize)
       return this.#giveUp(at, `Repairing coffset=0x${exact.toString(16)}: compressed cluster is outside image`);
     if (high < COPIED_HIGH) return false;
@@ -136,8 +155,16 @@ class Mending {
 
   #giveUp(at: number, line: string): true {
     this.#mended(line);
+    const high = this.#table.getUint32(at);
     this.#table.setUint32(at, 0);
-    this.#table.setUint32(at + 4, this.#image.header.version >= 3 ? ZERO_LOW : 0);
+    const { header, entries } = this.#image;
+    this.#table.setUint32(at + 4, header.version >= 3 && !entries.extended ? ZERO_LOW : 0);
+    if (!entries.extended) return true;
+    // Only what had data is lost.
+    const isCompressed = (high & COMPRESSED_HIGH) !== 0;
+    const lost = isCompressed ? entries.all : this.#table.getUint32(at + 12);
+    this.#table.setUint32(at + 8, this.#table.getUint32(at + 8) | lost);
+    this.#table.setUint32(at + 12, 0);
     return true;
   }
 

@@ -1,7 +1,8 @@
 /** Gives guest clusters their host clusters before anybody writes to them. They read as zeros. */
-import type { Co } from "@spindle/base";
-import type { ClusterMap, Preallocation } from "@spindle/block";
+import { alignUp, type Co } from "@spindle/base";
+import type { Mapping, Preallocation } from "@spindle/block";
 import type { ImageState } from "./image-state.ts";
+import type { Qcow2ClusterMap } from "./mapping.ts";
 
 /** Clusters whose space was taken at once. */
 const STEP_BYTES = 256 * 1024 * 1024;
@@ -11,29 +12,34 @@ const STEP_BYTES = 256 * 1024 * 1024;
  * taken as `preallocation` says; clusters inside of it are zeroed.
  */
 export function* preallocateClusters(
-  { file }: ImageState,
-  map: ClusterMap,
+  { file, entries, clusterSize }: ImageState,
+  map: Qcow2ClusterMap,
   { from, to }: { readonly from: number; readonly to: number },
   preallocation: Exclude<Preallocation, "off">,
 ): Co<void> {
   const space = preallocation === "metadata" ? "off" : preallocation;
   for (let offset = from; offset < to; ) {
     const mapping = yield* map.lookup(offset, to - offset);
-    if (mapping.kind !== "unallocated") {
-      offset += mapping.length;
+    if (!wantsCluster(mapping, entries.extended)) {
+      offset = alignUp(offset + mapping.length, clusterSize);
       continue;
     }
-    const allocation = yield* map.allocate(offset, Math.min(mapping.length, STEP_BYTES));
+    const allocation = yield* map.allocate(offset, Math.min(alignUp(mapping.length, clusterSize), STEP_BYTES));
     try {
       const { hostOffset, length } = allocation;
       const inside = Math.max(0, Math.min(length, file.length - hostOffset));
       if (inside > 0) yield* file.writeZeroes(hostOffset, inside, {});
       if (inside < length) yield* file.truncate(hostOffset + length, space);
-      yield* map.publish(allocation);
+      yield* map.attach(allocation);
     } catch (error) {
       yield* map.release(allocation);
       throw error;
     }
     offset += allocation.length;
   }
+}
+
+/** Where subclusters say what is in a cluster, those that read as zeros can have one too. */
+function wantsCluster({ kind, hostOffset }: Mapping, extended: boolean): boolean {
+  return kind === "unallocated" ? hostOffset === undefined : extended && kind === "zero" && hostOffset === undefined;
 }

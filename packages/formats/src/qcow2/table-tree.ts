@@ -3,8 +3,9 @@
  * active tables that say what may be written in place (qcow2 specification, "Cluster mapping": bit 63).
  */
 import { alignDown, BlockError, type Co } from "@spindle/base";
+import { NO_CLUSTER } from "./entry-layout.ts";
 import type { ImageState } from "./image-state.ts";
-import { readCompressedEntry, readEntry, readL1Entry, writeEntry, writeL1Entry } from "./l2-entry.ts";
+import { readL1Entry, writeL1Entry } from "./l2-entry.ts";
 import { L2Tables } from "./l2-tables.ts";
 import { readPadded } from "./padded-read.ts";
 import { corrupt } from "./refcount.ts";
@@ -55,17 +56,17 @@ function* visitTree(state: ImageState, l1: DataView, visit: (index: number) => C
 }
 
 function* visitEntry(
-  { clusterSize, header }: ImageState,
+  { clusterSize, entries }: ImageState,
   table: DataView,
   index: number,
   visit: (index: number) => Co<void>,
 ): Co<void> {
-  const { kind, hostOffset } = readEntry(table, index, clusterSize, header.version);
-  if (kind !== "compressed") {
-    if (hostOffset !== 0) yield* visit(hostOffset / clusterSize);
+  const { compressed, hostOffset } = entries.read(table, index);
+  if (!compressed) {
+    if (hostOffset !== NO_CLUSTER) yield* visit(hostOffset / clusterSize);
     return;
   }
-  const place = readCompressedEntry(table, index, header.clusterBits);
+  const place = entries.readCompressed(table, index);
   const end = place.hostOffset + place.length;
   for (let at = alignDown(place.hostOffset, clusterSize); at < end; at += clusterSize) yield* visit(at / clusterSize);
 }
@@ -92,11 +93,11 @@ export function* refreshCopied(state: ImageState, writeBack: WriteBack): Co<void
 function* refreshTable(state: ImageState, view: DataView, isOwn: boolean): Co<boolean> {
   let changed = false;
   for (let index = 0; index < state.entriesPerTable; index++) {
-    const entry = readEntry(view, index, state.clusterSize, state.header.version);
-    if (entry.kind === "compressed" || entry.hostOffset === 0) continue;
+    const entry = state.entries.read(view, index);
+    if (entry.hostOffset === NO_CLUSTER) continue;
     const copied = isOwn && (yield* hasOneUser(state, entry.hostOffset));
     if (copied === entry.copied) continue;
-    writeEntry(view, index, { ...entry, copied });
+    state.entries.write(view, index, { ...entry, copied });
     changed = true;
   }
   return changed;
