@@ -123,8 +123,8 @@ export interface VringState {
 }
 
 export function decodeVringState(payload: Uint8Array): VringState {
-  const view = sized(payload, 8);
-  return { index: view.u32le(0), value: view.u32le(4) };
+  const { low: index, high: value } = decodeBits(payload);
+  return { index, value };
 }
 
 export function encodeVringState({ index, value }: VringState): Uint8Array {
@@ -139,25 +139,24 @@ export interface VringAddresses {
   readonly available: number;
 }
 
+const ADDRESSES: Fields<"descriptors" | "used" | "available"> = [
+  ["descriptors", 8, "the descriptors' address"],
+  ["used", 16, "the used ring's address"],
+  ["available", 24, "the available ring's address"],
+];
+
 /** @throws {BlockError} EINVAL also for addresses above 2^53 - 1. */
 export function decodeVringAddresses(payload: Uint8Array): VringAddresses {
   const view = sized(payload, 40);
   // The flags say whether used buffers are logged at the last address, for a protocol feature that is not offered.
-  return {
-    index: view.u32le(0),
-    descriptors: view.u64le(8, "the descriptors' address"),
-    used: view.u64le(16, "the used ring's address"),
-    available: view.u64le(24, "the available ring's address"),
-  };
+  return { index: view.u32le(0), ...readFields(view, 0, ADDRESSES) };
 }
 
-export function encodeVringAddresses({ index, descriptors, used, available }: VringAddresses): Uint8Array {
+export function encodeVringAddresses(addresses: VringAddresses): Uint8Array {
   const bytes = new Uint8Array(40);
   const view = new ByteView(bytes);
-  view.setU32le(0, index);
-  view.setU64le(8, descriptors);
-  view.setU64le(16, used);
-  view.setU64le(24, available);
+  view.setU32le(0, addresses.index);
+  writeFields(view, 0, ADDRESSES, addresses);
   return bytes;
 }
 
@@ -186,33 +185,29 @@ export interface MemoryRegion {
   readonly fileOffset: number;
 }
 
+const REGION_BYTES = 32;
+const REGION: Fields<keyof MemoryRegion> = [
+  ["guestAddress", 0, "a region's guest address"],
+  ["length", 8, "a region's length"],
+  ["userAddress", 16, "a region's user address"],
+  ["fileOffset", 24, "a region's file offset"],
+];
+
 /** @throws {BlockError} EINVAL also for more than 8 regions and for numbers above 2^53 - 1. */
 export function decodeMemoryTable(payload: Uint8Array): MemoryRegion[] {
   if (payload.length < 8) throw new BlockError("EINVAL", "a memory table without a head");
   const count = new ByteView(payload).u32le(0);
   if (count > REGIONS_MAX) throw new BlockError("EINVAL", `a memory table of ${count} regions`);
-  const view = sized(payload, 8 + 32 * count);
-  return Array.from({ length: count }, (_, index) => {
-    const at = 8 + 32 * index;
-    return {
-      guestAddress: view.u64le(at, "a region's guest address"),
-      length: view.u64le(at + 8, "a region's length"),
-      userAddress: view.u64le(at + 16, "a region's user address"),
-      fileOffset: view.u64le(at + 24, "a region's file offset"),
-    };
-  });
+  const view = sized(payload, 8 + REGION_BYTES * count);
+  return Array.from({ length: count }, (_, index) => readFields(view, 8 + REGION_BYTES * index, REGION));
 }
 
 export function encodeMemoryTable(regions: readonly MemoryRegion[]): Uint8Array {
-  const bytes = new Uint8Array(8 + 32 * regions.length);
+  const bytes = new Uint8Array(8 + REGION_BYTES * regions.length);
   const view = new ByteView(bytes);
   view.setU32le(0, regions.length);
-  regions.forEach(({ guestAddress, length, userAddress, fileOffset }, index) => {
-    const at = 8 + 32 * index;
-    view.setU64le(at, guestAddress);
-    view.setU64le(at + 8, length);
-    view.setU64le(at + 16, userAddress);
-    view.setU64le(at + 24, fileOffset);
+  regions.forEach((region, index) => {
+    writeFields(view, 8 + REGION_BYTES * index, REGION, region);
   });
   return bytes;
 }
@@ -247,32 +242,45 @@ export function encodeConfig({ offset, flags, bytes }: ConfigPiece): Uint8Array 
 const INFLIGHT_BYTES = 20;
 const INFLIGHT_PADDED_BYTES = 24;
 
+const INFLIGHT: Fields<"length" | "offset"> = [
+  ["length", 0, "the length of the memory for requests in flight"],
+  ["offset", 8, "the offset of the memory for requests in flight"],
+];
+
 export function decodeInflight(payload: Uint8Array): InflightDescription {
   const view = sized(payload, payload.length === INFLIGHT_PADDED_BYTES ? INFLIGHT_PADDED_BYTES : INFLIGHT_BYTES);
-  return {
-    length: view.u64le(0, "the length of the memory for requests in flight"),
-    offset: view.u64le(8, "the offset of the memory for requests in flight"),
-    queues: view.u16le(16),
-    size: view.u16le(18),
-  };
+  return { ...readFields(view, 0, INFLIGHT), queues: view.u16le(16), size: view.u16le(18) };
 }
 
 /** @param bytes of the payload: as many as the other side uses */
-export function encodeInflight(
-  { length, offset, queues, size }: InflightDescription,
-  bytes: number = INFLIGHT_PADDED_BYTES,
-): Uint8Array {
+export function encodeInflight(description: InflightDescription, bytes: number = INFLIGHT_PADDED_BYTES): Uint8Array {
   const payload = new Uint8Array(bytes);
   const view = new ByteView(payload);
-  view.setU64le(0, length);
-  view.setU64le(8, offset);
-  view.setU16le(16, queues);
-  view.setU16le(18, size);
+  writeFields(view, 0, INFLIGHT, description);
+  view.setU16le(16, description.queues);
+  view.setU16le(18, description.size);
   return payload;
 }
 
 export function requireEmpty(payload: Uint8Array): void {
   sized(payload, 0);
+}
+
+/** Numbers of 64 bits: the key of each, where it stands, and what a number is called that is too large. */
+type Fields<K extends string> = readonly (readonly [key: K, offset: number, what: string])[];
+
+function readFields<K extends string>(view: ByteView, at: number, fields: Fields<K>): Record<K, number> {
+  const entries = fields.map(([key, offset, what]) => [key, view.u64le(at + offset, what)]);
+  return Object.fromEntries(entries) as Record<K, number>;
+}
+
+function writeFields<K extends string>(
+  view: ByteView,
+  at: number,
+  fields: Fields<K>,
+  values: Readonly<Record<K, number>>,
+): void {
+  for (const [key, offset] of fields) view.setU64le(at + offset, values[key]);
 }
 
 function sized(payload: Uint8Array, length: number): ByteView {

@@ -1,12 +1,9 @@
 /** The device reads each word of the guest once: what it has checked is what it uses. */
-import { SyncRunner } from "@spindle/base";
 import { expect, test } from "vitest";
 import type { VirtioBlkOptions } from "../src/create-device.ts";
-import { VirtioBlkDevice } from "../src/device.ts";
-import { DeviceState } from "../src/device-state.ts";
 import { GuestMemory, GuestWindow } from "../src/guest-memory.ts";
 import { REQUEST_HEADER_BYTES } from "../src/request.ts";
-import { ServedQueue } from "../src/served-queue.ts";
+import type { ServedQueue } from "../src/served-queue.ts";
 import { OneThread } from "./one-thread.ts";
 
 const NEXT = 1;
@@ -88,24 +85,8 @@ interface Bench {
 /** A device whose queue is served through counting memory. */
 function bench(device: Partial<VirtioBlkOptions> = {}): Bench {
   const guest = new OneThread({ queueSize: 16, device });
-  guest.stopping = true;
-  guest.poll();
   const memory = new CountingMemory(guest.device.memory);
-  const state = new DeviceState(guest.device);
-  const queue = state.queues[0]!;
-  queue.claim(guest.thread.index);
-  const served = new ServedQueue({
-    state,
-    queue,
-    memory,
-    device: new VirtioBlkDevice(guest.disk, guest.device),
-    runner: new SyncRunner({ now: () => 0 }),
-    failed: (error) => {
-      throw error;
-    },
-  });
-  served.poll(true);
-  return { guest, memory, served };
+  return { guest, memory, served: guest.serveByHand(memory) };
 }
 
 test.each([

@@ -2,6 +2,8 @@
 import { SyncRunner } from "@spindle/base";
 import { type Thread, ThreadTable } from "@spindle/shared-memory";
 import { createVirtioBlk, type VirtioBlkHandle, type VirtioBlkOptions } from "../src/create-device.ts";
+import { VirtioBlkDevice } from "../src/device.ts";
+import { DeviceState } from "../src/device-state.ts";
 import { type GuestHandle, type GuestQueuePlan, planGuest, startGuest } from "../src/driver/guest-driver.ts";
 import { GuestQueue } from "../src/driver/guest-queue.ts";
 import { PackedDriverRing } from "../src/driver/packed-driver-ring.ts";
@@ -11,6 +13,7 @@ import { GuestMemory, type GuestMemoryHandle } from "../src/guest-memory.ts";
 import { MmioTransport } from "../src/mmio.ts";
 import { QueueServer } from "../src/queue-worker.ts";
 import type { Registers } from "../src/registers.ts";
+import { ServedQueue } from "../src/served-queue.ts";
 import { MemoryDisk } from "./memory-disk.ts";
 
 export interface OneThreadOptions {
@@ -97,6 +100,27 @@ export class OneThread {
         this.served = { error };
       },
     );
+  }
+
+  /** Serves the first queue by hand from now on, through `memory`: the test calls `poll`. */
+  serveByHand(memory: GuestMemory): ServedQueue {
+    this.stopping = true;
+    this.poll();
+    const state = new DeviceState(this.device);
+    const queue = state.queues[0] as DeviceState["queues"][number];
+    queue.claim(this.thread.index);
+    const served = new ServedQueue({
+      state,
+      queue,
+      memory,
+      device: new VirtioBlkDevice(this.disk, this.device),
+      runner: new SyncRunner({ now: () => 0 }),
+      failed: (error) => {
+        throw error;
+      },
+    });
+    served.poll(true);
+    return served;
   }
 
   /** Resets the device and brings it up. */

@@ -3,9 +3,7 @@
  * which words are ignored. And that docs/virtio-blk.md, which lists them all, names tests that there are.
  */
 import { readFileSync } from "node:fs";
-import { SyncRunner } from "@spindle/base";
 import { describe, expect, test } from "vitest";
-import { VirtioBlkDevice } from "../src/device.ts";
 import { DeviceState } from "../src/device-state.ts";
 import type { Descriptor } from "../src/driver/driver-ring.ts";
 import { PackedDriverRing } from "../src/driver/packed-driver-ring.ts";
@@ -13,7 +11,7 @@ import { SplitDriverRing } from "../src/driver/split-driver-ring.ts";
 import { ringFeatures, VIRTIO_F_EVENT_IDX } from "../src/features.ts";
 import { GuestMemory } from "../src/guest-memory.ts";
 import * as mmio from "../src/registers.ts";
-import { ServedQueue } from "../src/served-queue.ts";
+import type { ServedQueue } from "../src/served-queue.ts";
 import { OneThread, pattern, SPARE_BYTES } from "./one-thread.ts";
 import { RecordingMemory } from "./recording-memory.ts";
 
@@ -27,24 +25,8 @@ const FORMS = [
 /** A device whose queue is served by the test, through memory that records. */
 function recorded(device: object, refused = 0): { guest: OneThread; memory: RecordingMemory; served: ServedQueue } {
   const guest = new OneThread({ queueSize: 16, device, refused });
-  guest.stopping = true;
-  guest.poll();
   const memory = new RecordingMemory(guest.device.memory);
-  const state = new DeviceState(guest.device);
-  const queue = state.queues[0]!;
-  queue.claim(guest.thread.index);
-  const served = new ServedQueue({
-    state,
-    queue,
-    memory,
-    device: new VirtioBlkDevice(guest.disk, guest.device),
-    runner: new SyncRunner({ now: () => 0 }),
-    failed: (error) => {
-      throw error;
-    },
-  });
-  served.poll(true);
-  return { guest, memory, served };
+  return { guest, memory, served: guest.serveByHand(memory) };
 }
 
 describe.each(FORMS)("the device on %s rings", (form, device) => {
