@@ -85,9 +85,9 @@ export class Qcow2Snapshots implements InternalSnapshots {
     const l1Offset = run.index * clusterSize;
     const place = { l1Offset, l1Entries: header.l1Entries, diskSize: header.size };
     const entry = makeEntry(this.#nextId(), name, { ...place, dateSeconds, dateNanoseconds });
+    yield* this.#writeL1(run, l1);
     const prepared = yield* this.#shared(l1, function* (snapshots) {
       yield* refreshCopied(state, writeBack);
-      yield* snapshots.#writeL1(run, l1);
       return yield* snapshots.#prepareTable([...snapshots.#entries, entry]);
     });
     yield* this.#commitTable(prepared);

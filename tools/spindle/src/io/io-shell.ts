@@ -30,6 +30,10 @@ export class IoShell implements AsyncDisposable {
     this.commands = options.commands;
     this.imageOptions = options.imageOptions;
     this.#session = new Session(options);
+    this.#session.graph.onCorruption((_node, { message }) => {
+      const text = `Marking image as corrupt: ${message}; further corruption events will be suppressed`;
+      this.#output.complain(`qcow2: ${text}\n`);
+    });
   }
 
   /** `quit` was said. */
