@@ -99,7 +99,7 @@ export interface BlockDriver {
   readonly breakpoints?: Breakpoints;
 
   /** For images made of clusters: how others place data in them without writing metadata. */
-  readonly clusters?: ClusterMap;
+  readonly clusters?: ClusterMap | undefined;
   /** How the image's clusters are compressed, when they can be. */
   readonly compression?: "zlib" | "zstd";
   /**
@@ -141,9 +141,9 @@ export interface BlockDriver {
   information?(): ImageInformation;
   /**
    * Options with which another thread of this process opens the same storage again, read-only; structured-cloneable.
-   * Without this method the driver's data can only be reached from this thread.
+   * Without this method, or where it gives nothing, the driver's data can only be reached from this thread.
    */
-  shareableOptions?(): Readonly<Record<string, unknown>>;
+  shareableOptions?(): Readonly<Record<string, unknown>> | undefined;
   /** For files of the host: the process-wide descriptor at which `Extent.hostOffset` counts. */
   readonly fileDescriptor?: number | undefined;
   /** For files of the host: the name that tells this file from every other, so that a chain's cycles are seen. */

@@ -87,17 +87,18 @@ export class Graph {
    * Opens a node and everything below it. Nothing stays open when it fails.
    * @param options as `blockdev-add` takes them: `driver`, `node-name`, `read-only`, `file`, `backing`, and the
    *   driver's own
+   * @param withoutData nobody will read or write the disk: encrypted images need no key
    * @throws {BlockError} with QEMU's text where it has one.
    */
-  *open(options: OptionRecord): Co<BlockNode> {
-    const node = yield* new NodeOpener(this).open(options);
+  *open(options: OptionRecord, withoutData = false): Co<BlockNode> {
+    const node = yield* new NodeOpener(this).open(options, withoutData);
     this.#owned.add(node);
     return node;
   }
 
   /** The same for options that tell no driver: the format is found by looking at the `file`. */
-  *openProbed(options: OptionRecord): Co<BlockNode> {
-    const node = yield* new NodeOpener(this).openProbed(options);
+  *openProbed(options: OptionRecord, withoutData = false): Co<BlockNode> {
+    const node = yield* new NodeOpener(this).openProbed(options, withoutData);
     this.#owned.add(node);
     return node;
   }

@@ -7,7 +7,14 @@ export { DirtyBitmap, type StoredBits } from "./dirty-bitmap.ts";
 export { type BitmapStorage, DirtyBitmaps, type NewBitmap } from "./dirty-bitmaps.ts";
 export { type DescriptorIo, DiskPort, type DiskPortHandle } from "./disk-port.ts";
 export type { BackingFile, BlockDriver, ImageInformation, Preallocation, WriteFlags } from "./driver.ts";
-export type { Codecs, Environment } from "./environment.ts";
+export type {
+  BlockCipher,
+  Codecs,
+  Cryptography,
+  Environment,
+  HashName,
+  KeyDerivation,
+} from "./environment.ts";
 export { type Extent, unallocatedExtent, zeroExtent } from "./extent.ts";
 export { blkdebugFilter } from "./filters/blkdebug.ts";
 export { copyOnReadFilter } from "./filters/copy-on-read.ts";
@@ -34,6 +41,7 @@ export {
   type OpenRequest,
   type OptionType,
 } from "./registry.ts";
+export { SecretStore } from "./secret-store.ts";
 export { closeShared, describeShared, openShared, type SharedDescription } from "./shared-description.ts";
 export type { StorageClaim } from "./storage-claim.ts";
 export type { TrackedRange } from "./tracked-range.ts";

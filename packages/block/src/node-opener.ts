@@ -43,6 +43,8 @@ interface Scope {
   readonly inline: boolean;
   /** The format of this node was found by looking. */
   readonly probed: boolean;
+  /** Nobody will read or write any disk of the tree. */
+  readonly withoutData: boolean;
 }
 
 const TOP: Scope = {
@@ -54,6 +56,7 @@ const TOP: Scope = {
   cache: {},
   inline: false,
   probed: false,
+  withoutData: false,
 };
 
 export class NodeOpener {
@@ -63,8 +66,8 @@ export class NodeOpener {
     this.#graph = graph;
   }
 
-  open(options: OptionRecord): Co<BlockNode> {
-    return this.#open(options, TOP);
+  open(options: OptionRecord, withoutData = false): Co<BlockNode> {
+    return this.#open(options, { ...TOP, withoutData });
   }
 
   *openImage(filename: string, options: OpenImageOptions): Co<BlockNode> {
@@ -77,7 +80,7 @@ export class NodeOpener {
   }
 
   /** Opens a node whose options tell no driver: its format is found by looking at its file. */
-  *openProbed(options: OptionRecord): Co<BlockNode> {
+  *openProbed(options: OptionRecord, withoutData = false): Co<BlockNode> {
     const { file: child } = options;
     if (child === undefined) throw new BlockError("EINVAL", "Must specify either driver or file");
     const readOnly = options["read-only"] === true;
@@ -89,7 +92,8 @@ export class NodeOpener {
       : yield* this.#open(child as OptionRecord, { ...TOP, readOnly, forceShare, cache, inline: true });
     try {
       const driver = yield* this.#probe(file);
-      return yield* this.#open({ ...options, driver, file: file.name }, { ...TOP, root: file.filename, probed: true });
+      const scope = { ...TOP, root: file.filename, probed: true, withoutData };
+      return yield* this.#open({ ...options, driver, file: file.name }, scope);
     } catch (error) {
       if (!isName) yield* this.#graph.closeUnused(file);
       throw error;
@@ -132,6 +136,7 @@ export class NodeOpener {
         environment,
         inFlight,
         cache: inner.cache,
+        withoutData: inner.withoutData,
         corrupted: (event) => this.#graph.tellCorruption(name, event),
         probe: probed ? (head) => this.#graph.registry.probe(head) : undefined,
       });

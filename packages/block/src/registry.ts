@@ -4,6 +4,7 @@ import type { CheckRequest, CheckResult } from "./check.ts";
 import type { BackingFile, BlockDriver } from "./driver.ts";
 import type { Environment } from "./environment.ts";
 import type { BlockNode, Children } from "./node.ts";
+import type { OptionRecord } from "./node-options.ts";
 
 export type OptionType = "string" | "number" | "boolean" | "object";
 
@@ -36,6 +37,8 @@ export interface OpenRequest {
    * Set when nobody has told the format: the one that an image with these first bytes would be taken for the next time.
    */
   readonly probe?: ((head: Uint8Array) => string) | undefined;
+  /** Nobody will read or write the disk: an encrypted image needs no key. */
+  readonly withoutData?: boolean;
   /** Called when an image is found to be corrupt while it is open for writing. It must not throw. */
   readonly corrupted?: (event: CorruptionEvent) => void;
 }
@@ -97,6 +100,10 @@ export interface DriverDefinition {
   probe?(head: Uint8Array): number;
   /** How long the file of a new image becomes. @throws {BlockError} EINVAL when an option is wrong. */
   measure?(options: MeasureOptions): MeasuredSize;
+  /** A new image does not read as zeros: what is encrypted reads as noise until it is written. */
+  readonly newReadsAsAnything?: boolean;
+  /** What has to be told to open an image that was created with these options, such as the secret of its key. */
+  optionsToOpen?(options: CreateOptions["options"]): OptionRecord;
   /** The options of {@link create}, by name. */
   readonly createOptions?: readonly string[];
   /** The options of {@link BlockDriver.amend}, by name; absent where there is none. */

@@ -19,17 +19,34 @@ import {
 /** One step of a write allocates at most this much, so that a huge request takes bounded memory. */
 const STEP_BYTES_MAX = 4 * 1024 * 1024;
 
+/** How the bytes of clusters are read and written where they do not stand in the file as they are. */
+export interface ClusterCipher {
+  read(file: BlockNode, place: ClusterPlace, vector: IoVector): Co<void>;
+  write(file: BlockNode, place: ClusterPlace, vector: IoVector): Co<void>;
+}
+
+/** Where bytes stand: on the disk, and in the image file. */
+export interface ClusterPlace {
+  readonly guestOffset: number;
+  readonly hostOffset: number;
+}
+
 export class ClusterImage {
   readonly #map: ClusterMap;
   readonly #children: Children;
+  readonly #cipher: ClusterCipher | null;
   readonly #length: () => number;
   /** The image file is at least this long. */
   #fileLength = 0;
 
-  /** @param length the length of the disk in bytes, as it is now */
-  constructor(map: ClusterMap, children: Children, length: () => number) {
+  /**
+   * @param length the length of the disk in bytes, as it is now
+   * @param cipher of an image whose data is encrypted: what stands in its file is then no data of the disk
+   */
+  constructor(map: ClusterMap, children: Children, length: () => number, cipher: ClusterCipher | null = null) {
     this.#map = map;
     this.#children = children;
+    this.#cipher = cipher;
     this.#length = length;
   }
 
@@ -60,7 +77,8 @@ export class ClusterImage {
         this.#checkPresent("write", mapping.hostOffset, mapping.length);
         if (this.#file.driver.debugEvent !== undefined) yield* this.#file.tell("write_aio");
         if (done + mapping.length === vector.length) placed?.();
-        yield* this.#file.write(mapping.hostOffset, vector.slice(done, mapping.length));
+        const place = { guestOffset: offset + done, hostOffset: mapping.hostOffset };
+        yield* this.#writeFile(place, vector.slice(done, mapping.length));
         done += mapping.length;
       } else
         done += yield* this.#writeNew(offset + done, vector.slice(done, vector.length - done), (length) => {
@@ -107,9 +125,9 @@ export class ClusterImage {
     }
   }
 
-  /** What has no data may have space, too, that is kept for when it is written. */
+  /** What has no data may have space, too, that is kept for when it is written. What is encrypted is for nobody else to read. */
   #placeOf({ hostOffset }: Mapping): Pick<Extent, "hostOffset" | "file"> {
-    return hostOffset === undefined ? {} : { hostOffset, file: this.#file };
+    return hostOffset === undefined || this.#cipher !== null ? {} : { hostOffset, file: this.#file };
   }
 
   get #file(): BlockNode {
@@ -119,7 +137,7 @@ export class ClusterImage {
   *#readRun(mapping: Mapping, offset: number, vector: IoVector): Co<void> {
     switch (mapping.kind) {
       case "data":
-        return yield* this.#readFile(mapping.hostOffset as number, vector);
+        return yield* this.#readFile({ guestOffset: offset, hostOffset: mapping.hostOffset as number }, vector);
       case "compressed":
         return yield* this.#map.readCompressed(offset, vector);
       case "zero":
@@ -130,12 +148,19 @@ export class ClusterImage {
   }
 
   /** The file may end inside of its last cluster: zeros follow. */
-  *#readFile(hostOffset: number, vector: IoVector): Co<void> {
+  *#readFile(place: ClusterPlace, vector: IoVector): Co<void> {
+    const { hostOffset } = place;
     this.#checkPresent("read", hostOffset, vector.length);
+    if (this.#cipher !== null) return yield* this.#cipher.read(this.#file, place, vector);
     const present = Math.max(0, Math.min(vector.length, this.#fileLength - hostOffset));
     if (this.#file.driver.debugEvent !== undefined) yield* this.#file.tell("read_aio");
     if (present > 0) yield* this.#file.read(hostOffset, vector.slice(0, present));
     if (present < vector.length) vector.slice(present, vector.length - present).fill(0);
+  }
+
+  #writeFile(place: ClusterPlace, vector: IoVector): Co<void> {
+    if (this.#cipher !== null) return this.#cipher.write(this.#file, place, vector);
+    return this.#file.write(place.hostOffset, vector);
   }
 
   /** What is written has been there since its cluster was reserved: no image lets the file grow without bounds. */
@@ -179,7 +204,7 @@ export class ClusterImage {
       const whole = yield* this.#surround(guestOffset, offset, vector.slice(0, written), guestOffset + length);
       if (!reserved) this.#checkPresent("write", hostOffset, length);
       if (this.#file.driver.debugEvent !== undefined) yield* this.#tellOfNew(whole.length > written);
-      yield* this.#file.write(hostOffset, whole);
+      yield* this.#writeFile({ guestOffset, hostOffset }, whole);
       yield* this.#map.publish(allocation);
       return written;
     } catch (error) {

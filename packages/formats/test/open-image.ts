@@ -7,14 +7,26 @@ import {
   type CorruptionEvent,
   type Environment,
   IoVector,
+  SecretStore,
 } from "@spindle/block";
-import { nodeCodecs } from "@spindle/host-node";
+import { nodeCodecs, nodeCryptography } from "@spindle/host-node";
 import { RangeLock, type Thread, ThreadTable } from "@spindle/shared-memory";
 import type { SparseBytes } from "@spindle/testkit";
 import { qcow2Format } from "../src/index.ts";
 
 const clock: Clock = { now: () => performance.now() };
-export const environment: Environment = { clock, random: new SeededRandom(1), codecs: nodeCodecs };
+/** The secret `sec0` of every encrypted image. */
+export const PASSWORD = "correct horse";
+const secrets = new SecretStore();
+secrets.add("sec0", new TextEncoder().encode(PASSWORD));
+secrets.add("wrong", new TextEncoder().encode("incorrect horse"));
+export const environment: Environment = {
+  clock,
+  random: new SeededRandom(1),
+  codecs: nodeCodecs,
+  cryptography: nodeCryptography,
+  secrets,
+};
 export const thread: Thread = new ThreadTable(ThreadTable.create()).attach();
 const runner: SyncRunner = new SyncRunner(clock, thread);
 
@@ -30,6 +42,9 @@ export function fileNode(driver: BlockDriver, readOnly = false): BlockNode {
 export interface ImageOptions {
   readonly backing?: BlockNode;
   readonly readOnly?: boolean;
+  /** The driver's own. */
+  readonly options?: Readonly<Record<string, unknown>>;
+  readonly withoutData?: boolean;
   readonly corrupted?: (event: CorruptionEvent) => void;
 }
 
@@ -40,7 +55,8 @@ export function openQcow2(driver: BlockDriver, options: ImageOptions = {}): Bloc
   const tracker = readOnly ? null : new RangeLock(RangeLock.create({ slots: 256 }), thread);
   const inFlight = tracker ?? { ticket: () => 0, oldestTicket: () => Number.POSITIVE_INFINITY };
   const told = options.corrupted === undefined ? {} : { corrupted: options.corrupted };
-  const request = { nodeName: "image", options: {}, children, readOnly, environment, inFlight, ...told };
+  const { options: own = {}, withoutData = false } = options;
+  const request = { nodeName: "image", options: own, withoutData, children, readOnly, environment, inFlight, ...told };
   const opened = run(qcow2Format.open(request));
   return new BlockNode({ name: "image", driver: opened, children, readOnly, tracker });
 }

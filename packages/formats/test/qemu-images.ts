@@ -22,6 +22,15 @@ export class QemuImages {
     return this.#run(qemuImg as string, words);
   }
 
+  /** The same, several times until it succeeds: making a key fails on hosts that are too busy to measure their speed. */
+  imgAgain(...words: string[]): void {
+    for (let attempt = 1; ; attempt++) {
+      const { code, stderr } = this.tryImg(...words);
+      if (code === 0) return;
+      if (attempt === 5) throw new Error(`${words.join(" ")}: ${stderr}`);
+    }
+  }
+
   /** Runs `qemu-img`, which may fail. */
   tryImg(...words: string[]): { readonly code: number; readonly stdout: string; readonly stderr: string } {
     const { status, stdout, stderr } = this.#spawn(qemuImg as string, words);

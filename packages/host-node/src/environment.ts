@@ -1,7 +1,9 @@
-/** What this host hands to the pure packages: its clock, its randomness, its codecs and its event loop. */
+/** What this host hands to the pure packages: its clock, its randomness, its codecs and ciphers, and its event loop. */
 import type { Clock, EventLoop, RandomSource } from "@spindle/base";
-import type { Environment } from "@spindle/block";
+import type { Environment, SecretStore } from "@spindle/block";
 import { nodeCodecs } from "./codecs.ts";
+import { nodeCryptography } from "./cryptography.ts";
+import { nodeSecrets } from "./secrets.ts";
 
 /** `performance` would do too, but is loaded with much else by the first who names it. */
 const clock: Clock = {
@@ -26,8 +28,8 @@ class SystemRandom implements RandomSource {
 }
 
 /** The environment of the calling thread. */
-export function nodeEnvironment(): Environment {
-  return { clock, random: new SystemRandom(), codecs: nodeCodecs };
+export function nodeEnvironment(secrets: SecretStore = nodeSecrets()): Environment {
+  return { clock, random: new SystemRandom(), codecs: nodeCodecs, cryptography: nodeCryptography, secrets };
 }
 
 /** The longest delay that a timer takes. */

@@ -6,6 +6,7 @@ export {
   standardConnection,
 } from "./byte-connection.ts";
 export { nodeCodecs, portableCodecs } from "./codecs.ts";
+export { nodeCryptography } from "./cryptography.ts";
 export { blockingDescriptorIo, cachedDescriptorIo, descriptorIo } from "./descriptor-io.ts";
 export { nodeEnvironment, nodeEventLoop } from "./environment.ts";
 export { fileDriver } from "./file-driver.ts";
@@ -13,6 +14,7 @@ export { IoRing } from "./io-ring.ts";
 export { linuxCalls } from "./linux-calls.ts";
 export { createFile } from "./open-file.ts";
 export { RingRunner } from "./ring-runner.ts";
+export { nodeSecrets } from "./secrets.ts";
 export { MESSAGE_BYTES_MAX, type Received, type SharingCalls, sharingCalls } from "./sharing-calls.ts";
 export { readTextFile } from "./text-file.ts";
 export { listenForDescriptors, listenUnix, type UnixListener } from "./unix-socket.ts";

@@ -4,11 +4,18 @@ import { blockJobCommands } from "./commands/block-job.ts";
 import { blockStream } from "./commands/block-stream.ts";
 import { blockdevCommands } from "./commands/blockdev.ts";
 import { jobCommands } from "./commands/job.ts";
+import { objectCommands } from "./commands/object.ts";
 import { processCommands } from "./commands/process.ts";
 import { runStateCommands } from "./commands/run-state.ts";
 
 export const COMMANDS: ReadonlyMap<string, Command> = new Map(
-  [...blockdevCommands, blockStream, ...blockJobCommands, ...jobCommands, ...runStateCommands, ...processCommands].map(
-    (entry) => [entry.name, entry],
-  ),
+  [
+    ...blockdevCommands,
+    blockStream,
+    ...blockJobCommands,
+    ...jobCommands,
+    ...objectCommands,
+    ...runStateCommands,
+    ...processCommands,
+  ].map((entry) => [entry.name, entry]),
 );

@@ -1,6 +1,6 @@
 /** A monitor over a graph in memory on one blocking thread, with clients that remember what they were sent. */
 import { type Clock, type Co, SeededRandom, SyncRunner } from "@spindle/base";
-import { copyOnReadFilter, DriverRegistry, Graph } from "@spindle/block";
+import { copyOnReadFilter, DriverRegistry, Graph, SecretStore } from "@spindle/block";
 import { JobRegistry, LocalCopier } from "@spindle/jobs";
 import { RangeLock, type Thread, ThreadTable } from "@spindle/shared-memory";
 import { MemoryFiles } from "@spindle/testkit";
@@ -18,6 +18,7 @@ const BASE: Uint8Array = new Uint8Array(DISK_BYTES).fill(0x5a);
 export class MonitorRig {
   readonly trouble: Trouble = { error: undefined };
   readonly files: MemoryFiles = new MemoryFiles("file");
+  readonly secrets: SecretStore = new SecretStore();
   readonly jobs: JobRegistry;
   readonly graph: Graph;
   readonly monitor: Monitor;
@@ -30,7 +31,7 @@ export class MonitorRig {
   constructor(options: Partial<MonitorOptions> = {}) {
     const codecs = { inflateRaw: unused, deflateRaw: unused, compressZstd: unused, decompressZstd: unused };
     this.graph = new Graph({
-      environment: { clock, random: new SeededRandom(1), codecs },
+      environment: { clock, random: new SeededRandom(1), codecs, secrets: this.secrets },
       registry: new DriverRegistry([this.files, layerFormat(this.trouble), copyOnReadFilter]),
       backingPolicy: {
         *resolve(_image, backing) {

@@ -3,15 +3,13 @@ import { assert, BlockError, type Co } from "@spindle/base";
 import { type DriverDefinition, skipFilters } from "@spindle/block";
 import { driverRegistry } from "./driver-registry.ts";
 import { type ImageName, openChain } from "./open-image.ts";
-import { Session } from "./session.ts";
+import { type ImageAccess, Session } from "./session.ts";
 
-export interface AmendImageOptions {
+export interface AmendImageOptions extends ImageAccess {
   /** The format's own options, with qemu-img's keys and texts, such as `compat: "1.1"`. */
   readonly options: Readonly<Record<string, string>>;
   /** Called with how much is done, 0 to 1; it may become less when there is more to do than was known. */
   readonly progress?: (done: number) => void;
-  /** Folders in which, or below which, images may have backing files beside their own folder. */
-  readonly allowBacking?: readonly string[];
   readonly signal?: AbortSignal;
 }
 
@@ -22,7 +20,7 @@ export interface AmendImageOptions {
  */
 export async function amendImage(name: ImageName, request: AmendImageOptions): Promise<void> {
   request.signal?.throwIfAborted();
-  await using session = new Session({ allowBacking: request.allowBacking ?? [] });
+  await using session = new Session(request);
   await session.run(amendIn(session, name, request));
 }
 

@@ -4,11 +4,11 @@ import { BlockError, type Co } from "@spindle/base";
 import { type BlockNode, chainOf, type Graph, type OptionRecord, skipFilters } from "@spindle/block";
 import { convert } from "@spindle/jobs";
 import { type ImageName, openChain } from "./open-image.ts";
-import { Session } from "./session.ts";
+import { type ImageAccess, Session } from "./session.ts";
 
 const DEPTH = 8;
 
-export interface CommitImageOptions {
+export interface CommitImageOptions extends ImageAccess {
   /** The image of the chain that is written to, by the name that the image above it has for it or by its path; the backing file when absent. */
   readonly base?: string;
   /** The image keeps its content, which the base has now too. Always so with `base`. */
@@ -17,7 +17,6 @@ export interface CommitImageOptions {
   readonly speed?: number;
   /** Called with the bytes of the disk that are done, and its length. */
   readonly progress?: (done: number, size: number) => void;
-  readonly allowBacking?: readonly string[];
   readonly signal?: AbortSignal;
 }
 
@@ -28,7 +27,7 @@ export interface CommitImageOptions {
  */
 export async function commitImage(name: ImageName, options: CommitImageOptions = {}): Promise<void> {
   options.signal?.throwIfAborted();
-  await using session = new Session({ allowBacking: options.allowBacking ?? [] });
+  await using session = new Session(options);
   await session.run(commitIn(session, name, options));
 }
 

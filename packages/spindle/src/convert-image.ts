@@ -1,12 +1,12 @@
 /** Copies disks into new images, of whatever formats: what `qemu-img convert` does. */
 import { dirname, resolve } from "node:path";
 import { alignUp, BlockError, type Co, isBlockError, SECTOR_SIZE } from "@spindle/base";
-import type { BlockNode, Graph } from "@spindle/block";
+import type { BlockNode, Graph, OptionRecord } from "@spindle/block";
 import { type CreateCompressor, convert, localCompressor } from "@spindle/jobs";
 import { bitmapsToCopy, checkKeepsBitmaps, copyBitmaps } from "./copy-bitmaps.ts";
 import { createIn } from "./create-image.ts";
 import { type ImageName, openChain } from "./open-image.ts";
-import { Session } from "./session.ts";
+import { type ImageAccess, Session } from "./session.ts";
 import { type SnapshotSelector, showSnapshot } from "./show-snapshot.ts";
 import { ProgressMeter, type StreamProgress } from "./stream-progress.ts";
 
@@ -17,7 +17,7 @@ const DEPTH_DEFAULT = 8;
 const SPARSE_BYTES_DEFAULT = 4096;
 const PROGRESS_INTERVAL_MS = 100;
 
-export interface ConvertImageOptions {
+export interface ConvertImageOptions extends ImageAccess {
   /** The target's format, such as `qcow2`. */
   readonly format: string;
   /** The format's own options for the new image, with qemu-img's keys and texts. */
@@ -60,8 +60,6 @@ export interface ConvertImageOptions {
   readonly progress?: (progress: StreamProgress) => void;
   /** The sources may be written by other programs meanwhile. */
   readonly forceShare?: boolean;
-  /** Folders in which, or below which, images may have backing files beside their own folder. */
-  readonly allowBacking?: readonly string[];
   /** Ends the call early; what was written stays. */
   readonly signal?: AbortSignal;
 }
@@ -87,7 +85,7 @@ export async function convertImage(
   const name: ImageName = typeof target === "string" ? { filename: target, format: options.format } : target;
   // The backing file is one that the caller has named.
   const named = backing === undefined ? [] : [dirname(resolve(dirname(name.filename), backing.filename))];
-  await using session = new Session({ allowBacking: [...allowBacking, ...named] });
+  await using session = new Session({ secrets: options.secrets, allowBacking: [...allowBacking, ...named] });
   const names = Array.isArray(sources) ? (sources as readonly ImageName[]) : [sources as ImageName];
   try {
     return await session.run(convertIn(session, names, name, options));
@@ -110,17 +108,20 @@ function* convertIn(
   const whole = sources.reduce((sum, node) => sum + alignUp(node.length, SECTOR_SIZE), 0);
   const length = options.window?.length ?? whole;
   checkCompression(session, graph, options);
-  if (!existing) yield* createTarget(graph, target, options, length);
-  const node = yield* openChain(graph, target, { readOnly: false, noFlush: cache === "unsafe" });
+  const created = existing ? target : yield* createTarget(graph, target, options, length);
+  const node = yield* openChain(graph, created, { readOnly: false, noFlush: cache === "unsafe" });
   if (bitmaps !== null) checkKeepsBitmaps(node);
   const backingNode = node.children.backing;
+  const readsAsZeros = existing
+    ? options.targetIsZero === true
+    : graph.registry.get(options.format).newReadsAsAnything !== true;
   const meter = new ProgressMeter(environment.clock.now());
   const createCompressor = compressorFor(session, options, length);
   yield* convert(environment, {
     sources,
     ...(options.window === undefined ? {} : { window: options.window }),
     target: node,
-    targetIsZero: backingNode === null && (!existing || options.targetIsZero === true),
+    targetIsZero: backingNode === null && readsAsZeros,
     ...(backingNode === null || options.backing === undefined
       ? {}
       : { leftTo: "backing" as const, backingLength: backingNode.length }),
@@ -151,12 +152,20 @@ function* openSources(graph: Graph, names: readonly ImageName[], options: Conver
   return sources;
 }
 
-function* createTarget(graph: Graph, target: ImageName, options: ConvertImageOptions, size: number): Co<void> {
+/** @returns how the new image is opened: with the key that it was made with. */
+function* createTarget(graph: Graph, target: ImageName, options: ConvertImageOptions, size: number): Co<ImageName> {
   if (target.options !== undefined)
     throw new BlockError("EINVAL", "an image is created by its file name: open it as it is instead");
   const { format, options: own = {}, backing, allowBacking = [] } = options;
   const named = backing === undefined ? {} : { backing };
   yield* createIn(graph, target.filename, { format, options: own, size, allowBacking, ...named });
+  return withOptions(target, graph.registry.get(format).optionsToOpen?.(own));
+}
+
+/** A new image that is opened with more than its name. */
+function withOptions(target: ImageName, more: OptionRecord = {}): ImageName {
+  if (Object.keys(more).length === 0) return target;
+  return { ...target, options: { file: { driver: "file", filename: target.filename }, ...more } };
 }
 
 /** Says what cannot be done before there is a target that has nothing in it. */
@@ -165,6 +174,8 @@ function checkCompression({ environment }: Session, graph: Graph, options: Conve
   const { format, options: own = {} } = options;
   if (graph.registry.has(format) && graph.registry.get(format).supportsCompression !== true)
     throw new BlockError("ENOTSUP", "Compression not supported for this file format");
+  if (Object.keys(own).some((key) => key === "encryption" || key.startsWith("encrypt.")))
+    throw new BlockError("ENOTSUP", "Compression and encryption not supported at the same time");
   if (own["compression_type"] === "zstd") environment.codecs.compressZstd(new Uint8Array(1));
 }
 

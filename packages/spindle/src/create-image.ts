@@ -5,9 +5,9 @@ import { alignUp, BlockError, type Co, isBlockError, SECTOR_SIZE } from "@spindl
 import type { BackingFile, DriverDefinition, Graph } from "@spindle/block";
 import { createFile } from "@spindle/host-node";
 import { openChain } from "./open-image.ts";
-import { Session } from "./session.ts";
+import { type ImageAccess, Session } from "./session.ts";
 
-export interface CreateImageOptions {
+export interface CreateImageOptions extends ImageAccess {
   /** The image's format, such as `qcow2`. */
   readonly format: string;
   /** Bytes; the size of the backing file when absent. */
@@ -18,8 +18,6 @@ export interface CreateImageOptions {
   readonly unsafe?: boolean;
   /** The format's own options, with qemu-img's keys and texts, such as `{ cluster_size: "64k" }`. */
   readonly options?: Readonly<Record<string, string>>;
-  /** Folders in which, or below which, the backing file's own backing files may lie beside its folder. */
-  readonly allowBacking?: readonly string[];
   /** Called when it is known what will be created, before anything is. */
   readonly planned?: (image: CreatedImage) => void;
   readonly signal?: AbortSignal;
@@ -38,7 +36,7 @@ export interface CreatedImage {
  */
 export async function createImage(filename: string, options: CreateImageOptions): Promise<CreatedImage> {
   options.signal?.throwIfAborted();
-  await using session = new Session({ allowBacking: options.allowBacking ?? [] });
+  await using session = new Session(options);
   return await session.run(createIn(session.graph, filename, options));
 }
 
@@ -91,7 +89,8 @@ function* backingLength(graph: Graph, filename: string, { filename: name, format
   if (resolve(filename) === path)
     throw new BlockError("EINVAL", "Error: Trying to create an image with the same filename as the backing file");
   try {
-    const node = yield* openChain(graph, { filename: path, format: format ?? undefined }, { readOnly: true });
+    const image = { filename: path, format: format ?? undefined };
+    const node = yield* openChain(graph, image, { readOnly: true, withoutData: true });
     const { length } = node;
     yield* graph.remove(node.name);
     return length;

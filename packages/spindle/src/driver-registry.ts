@@ -8,7 +8,7 @@ import {
   nullDriver,
   throttleFilter,
 } from "@spindle/block";
-import { qcow2Format, rawFormat } from "@spindle/formats";
+import { luksFormat, qcow2Format, rawFormat } from "@spindle/formats";
 import { fileDriver, readTextFile } from "@spindle/host-node";
 
 export function driverRegistry(): DriverRegistry {
@@ -17,6 +17,7 @@ export function driverRegistry(): DriverRegistry {
     nullDriver,
     rawFormat,
     qcow2Format,
+    luksFormat,
     blkdebugFilter(readTextFile),
     copyOnReadFilter,
     delayFilter,

@@ -3,7 +3,7 @@ import { BlockError, type Co } from "@spindle/base";
 import type { BlockNode, Graph, ImageInformation, OptionRecord } from "@spindle/block";
 import { combinePath } from "./combine-path.ts";
 import { type ImageName, openAlone, openChain } from "./open-image.ts";
-import { Session } from "./session.ts";
+import { type ImageAccess, Session } from "./session.ts";
 
 export interface ImageInfo extends ImageInformation {
   readonly filename: string;
@@ -17,15 +17,13 @@ export interface ImageInfo extends ImageInformation {
   readonly "backing-filename-format"?: string;
 }
 
-export interface ImageInfoOptions {
+export interface ImageInfoOptions extends ImageAccess {
   /** The image's format; found out when absent. */
   readonly format?: string | undefined;
   /** Options of the image's node, as `blockdev-add` takes them; the file name is for people only then. */
   readonly options?: OptionRecord | undefined;
   /** Looks at it although another program may be writing it. */
   readonly forceShare?: boolean;
-  /** Folders in which, or below which, backing files may lie beside the image's own folder. */
-  readonly allowBacking?: readonly string[];
   readonly signal?: AbortSignal;
 }
 
@@ -35,7 +33,7 @@ export interface ImageInfoOptions {
  */
 export async function imageInfo(filename: string, options: ImageInfoOptions = {}): Promise<ImageInfo> {
   options.signal?.throwIfAborted();
-  await using session = new Session();
+  await using session = new Session(options);
   return await session.run(lookAt(session.graph, { filename, ...options }, options));
 }
 
@@ -45,16 +43,16 @@ export async function imageInfo(filename: string, options: ImageInfoOptions = {}
  */
 export async function imageChainInfo(filename: string, options: ImageInfoOptions = {}): Promise<ImageInfo[]> {
   options.signal?.throwIfAborted();
-  await using session = new Session({ allowBacking: options.allowBacking ?? [] });
+  await using session = new Session(options);
   return await session.run(lookAtChain(session.graph, { filename, ...options }, options));
 }
 
 /** The bytes of a disk. @throws {BlockError} when it cannot be opened. */
 export async function imageLength(
   name: ImageName,
-  options: Pick<ImageInfoOptions, "allowBacking" | "forceShare"> = {},
+  options: Pick<ImageInfoOptions, "allowBacking" | "secrets" | "forceShare"> = {},
 ): Promise<number> {
-  await using session = new Session({ allowBacking: options.allowBacking ?? [] });
+  await using session = new Session(options);
   return (await session.run(openChain(session.graph, name, { readOnly: true, forceShare: options.forceShare }))).length;
 }
 

@@ -19,7 +19,7 @@ export { type MeasureImageOptions, measureImage } from "./measure-image.ts";
 export { type OpenDiskOptions, openDisk } from "./open-disk.ts";
 export { type ImageName, openChain } from "./open-image.ts";
 export { type RebaseImageOptions, rebaseImage } from "./rebase-image.ts";
-export { Session, type SessionOptions } from "./session.ts";
+export { type ImageAccess, type Secrets, Session, type SessionOptions } from "./session.ts";
 export type { SnapshotSelector } from "./show-snapshot.ts";
 export { StreamJob, type StreamJobOptions, type StreamResult } from "./stream-job.ts";
 export type { StreamProgress } from "./stream-progress.ts";

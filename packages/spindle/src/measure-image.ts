@@ -2,10 +2,10 @@
 import { BlockError, type Co } from "@spindle/base";
 import { type BlockNode, chainStatus, type DriverDefinition, type Graph, type MeasuredSize } from "@spindle/block";
 import { type ImageName, openChain } from "./open-image.ts";
-import { Session } from "./session.ts";
+import { type ImageAccess, Session } from "./session.ts";
 import { type SnapshotSelector, showSnapshot } from "./show-snapshot.ts";
 
-export interface MeasureImageOptions {
+export interface MeasureImageOptions extends ImageAccess {
   /** The new image's format. */
   readonly format: string;
   /** Its own options, with qemu-img's keys and texts. */
@@ -16,7 +16,6 @@ export interface MeasureImageOptions {
   readonly snapshot?: SnapshotSelector;
   /** Another program may be writing the source. */
   readonly forceShare?: boolean;
-  readonly allowBacking?: readonly string[];
   readonly signal?: AbortSignal;
 }
 
@@ -26,7 +25,7 @@ export interface MeasureImageOptions {
  */
 export async function measureImage(source: ImageName | number, options: MeasureImageOptions): Promise<MeasuredSize> {
   options.signal?.throwIfAborted();
-  await using session = new Session({ allowBacking: options.allowBacking ?? [] });
+  await using session = new Session(options);
   return await session.run(measureIn(session.graph, source, options));
 }
 

@@ -2,9 +2,9 @@
 import type { OptionRecord } from "@spindle/block";
 import { Disk } from "./disk.ts";
 import { openChain } from "./open-image.ts";
-import { Session } from "./session.ts";
+import { type ImageAccess, Session } from "./session.ts";
 
-export interface OpenDiskOptions {
+export interface OpenDiskOptions extends ImageAccess {
   /** The image's format; found out by looking at its first bytes when absent. Give it for images that others can write. */
   readonly format?: string;
   /** Options as QEMU's `blockdev-add` takes them; the file name is for people only then. */
@@ -15,11 +15,6 @@ export interface OpenDiskOptions {
   readonly readOnly?: boolean;
   /** Opens it although another program may be writing it; only with `readOnly`. Default false. */
   readonly forceShare?: boolean;
-  /**
-   * Folders in which, or below which, images may have backing files. Always allowed is the folder of the image that is
-   * opened, and what lies below it.
-   */
-  readonly allowBacking?: readonly string[];
   /**
    * Copy workers that stand ready for streams with so many when this call ends. Without it the first stream starts them,
    * and copies on the owner's thread until they are there.
@@ -36,9 +31,9 @@ export interface OpenDiskOptions {
  */
 export async function openDisk(filename: string, options: OpenDiskOptions = {}): Promise<Disk> {
   const { format, options: imageOptions, direct = false, readOnly = false, forceShare = false } = options;
-  const { allowBacking = [], workers, signal } = options;
+  const { workers, signal } = options;
   signal?.throwIfAborted();
-  const session = new Session({ allowBacking, ...(workers === undefined ? {} : { workers }) });
+  const session = new Session(options);
   try {
     const ready = workers === undefined ? undefined : session.warmUp(workers);
     // When opening fails, that is what the caller hears of.

@@ -25,6 +25,8 @@ export interface OpenImageOptions {
   readonly noFlush?: boolean;
   /** What the image leaves to its backing file reads as zeros: no chain is opened. */
   readonly alone?: boolean;
+  /** Nobody will read or write the disk: encrypted images need no key. */
+  readonly withoutData?: boolean;
 }
 
 /** Opens an image and the chain below it. @throws {BlockError} that names the file. */
@@ -41,12 +43,12 @@ export function* openChain(graph: Graph, name: ImageName, options: OpenImageOpti
  * @throws {BlockError} that names the file.
  */
 export function* openAlone(graph: Graph, name: ImageName, forceShare = false): Co<BlockNode> {
-  return yield* openChain(graph, name, { readOnly: true, forceShare, alone: true });
+  return yield* openChain(graph, name, { readOnly: true, forceShare, alone: true, withoutData: true });
 }
 
 function* openNode(graph: Graph, name: ImageName, options: OpenImageOptions): Co<BlockNode> {
   const { filename, format, direct = false } = name;
-  const { readOnly, forceShare = false, noFlush = false, alone, nodeName } = options;
+  const { readOnly, forceShare = false, noFlush = false, alone, withoutData = false, nodeName } = options;
   if (format !== undefined) checkFormat(graph, format);
   const given: OptionRecord = name.options ?? { file: { driver: "file", filename } };
   const cache = { direct, "no-flush": noFlush, ...(given["cache"] as OptionRecord | undefined) };
@@ -54,10 +56,12 @@ function* openNode(graph: Graph, name: ImageName, options: OpenImageOptions): Co
   const access = { "read-only": readOnly, "force-share": forceShare };
   const named = nodeName === undefined ? {} : { "node-name": nodeName };
   const node: OptionRecord = { ...named, ...access, ...told, ...given, cache };
-  if (alone !== true) return yield* node["driver"] === undefined ? graph.openProbed(node) : graph.open(node);
+  if (alone !== true)
+    return yield* node["driver"] === undefined ? graph.openProbed(node, withoutData) : graph.open(node, withoutData);
   const driver = node["driver"] ?? (yield* probeFormat(graph, { cache, ...(node["file"] as OptionRecord) }));
   const definition = graph.registry.get(String(driver));
-  return yield* graph.open({ ...node, driver, ...(definition.supportsBacking === true ? { backing: null } : {}) });
+  const chain = definition.supportsBacking === true ? { backing: null } : {};
+  return yield* graph.open({ ...node, driver, ...chain }, withoutData);
 }
 
 export function* probeFormat(graph: Graph, file: OptionRecord): Co<string> {

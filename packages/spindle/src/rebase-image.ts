@@ -4,9 +4,9 @@ import { BlockError, type Co, errnoText, isBlockError } from "@spindle/base";
 import { type BackingFile, type BlockNode, skipFilters } from "@spindle/block";
 import { copyDifferences } from "@spindle/jobs";
 import { type ImageName, openChain } from "./open-image.ts";
-import { Session } from "./session.ts";
+import { type ImageAccess, Session } from "./session.ts";
 
-export interface RebaseImageOptions {
+export interface RebaseImageOptions extends ImageAccess {
   /** The new backing file, as its name counts from the folder of the image; null for none. */
   readonly backing: BackingFile | null;
   /** Changes the name alone, and opens no backing file: what the image shows may change. */
@@ -15,8 +15,6 @@ export interface RebaseImageOptions {
   readonly direct?: boolean;
   /** Called with the bytes of the disk that are done, and its length. */
   readonly progress?: (done: number, size: number) => void;
-  /** Folders in which, or below which, images may have backing files beside their own folder. */
-  readonly allowBacking?: readonly string[];
   readonly signal?: AbortSignal;
 }
 
@@ -31,7 +29,7 @@ export async function rebaseImage(name: ImageName, options: RebaseImageOptions):
   signal?.throwIfAborted();
   // The new backing file is one that the caller has named.
   const named = backing === null ? [] : [dirname(newPath(name, backing))];
-  await using session = new Session({ allowBacking: [...allowBacking, ...named] });
+  await using session = new Session({ ...options, allowBacking: [...allowBacking, ...named] });
   await session.run(rebaseIn(session, name, options));
 }
 

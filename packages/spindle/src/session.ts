@@ -2,17 +2,25 @@
  * The composition root: everything that one owner thread needs to open a graph of images and to run jobs on it. The
  * library, the programs and the demo all start here; the choice of drivers, runner and copiers is made nowhere else.
  */
-import { AsyncRunner, assert, type Co, type EventLoop, perform } from "@spindle/base";
-import { type Environment, Graph } from "@spindle/block";
-import { HostBackingPolicy, nodeEnvironment, nodeEventLoop, sharingCalls } from "@spindle/host-node";
+import { AsyncRunner, assert, type Co, type EventLoop, encodeUtf8, perform } from "@spindle/base";
+import { type Environment, Graph, SecretStore } from "@spindle/block";
+import { HostBackingPolicy, nodeEnvironment, nodeEventLoop, nodeSecrets, sharingCalls } from "@spindle/host-node";
 import { type CreateCompressor, type CreateCopier, JobRegistry, LocalCopier } from "@spindle/jobs";
 import { RangeLock, type Thread, ThreadTable, type ThreadTableHandle } from "@spindle/shared-memory";
 import type { CopyPool } from "@spindle/streaming";
 import { driverRegistry } from "./driver-registry.ts";
 
+/** Secrets by their ids. */
+export type Secrets = Readonly<Record<string, string | Uint8Array>>;
+
+/** What the functions of the library take for every image that they open. */
+export type ImageAccess = Pick<SessionOptions, "allowBacking" | "secrets">;
+
 export interface SessionOptions {
   /** Folders in which, or below which, images may have backing files beside their own folder. */
   readonly allowBacking?: readonly string[];
+  /** Passwords of encrypted images, by the ids with which options such as `encrypt.key-secret` name them. */
+  readonly secrets?: SecretStore | Secrets | undefined;
   /** Copy workers of each stream job, unless the job says otherwise; 2 when absent. */
   readonly workers?: number;
 }
@@ -40,7 +48,7 @@ export class Session implements AsyncDisposable {
     this.threads = ThreadTable.create();
     const thread = new ThreadTable(this.threads, (descriptor) => sharingCalls().signal(descriptor)).attach();
     this.thread = thread;
-    this.environment = nodeEnvironment();
+    this.environment = nodeEnvironment(secretStore(options.secrets));
     eventLoop ??= nodeEventLoop();
     const runner = new AsyncRunner(eventLoop, thread);
     this.runner = runner;
@@ -116,6 +124,13 @@ export class Session implements AsyncDisposable {
       this.thread.detach();
     }
   }
+}
+
+function secretStore(secrets: SecretStore | Secrets = {}): SecretStore {
+  if (secrets instanceof SecretStore) return secrets;
+  const store = nodeSecrets();
+  for (const [id, data] of Object.entries(secrets)) store.add(id, typeof data === "string" ? encodeUtf8(data) : data);
+  return store;
 }
 
 const localCopier: CreateCopier = function* (options) {

@@ -128,7 +128,7 @@ function parse<O extends OptionSpecs>(
 
 /**
  * Long options may be shortened as far as they stay the only ones of their kind, as `getopt_long` has it.
- * @throws {UsageError} when several could be meant, and for QEMU's `--object`, which means secrets.
+ * @throws {UsageError} when several could be meant.
  */
 function fullNames(names: readonly string[], argv: readonly string[]): string[] {
   const end = argv.indexOf("--");
@@ -141,7 +141,6 @@ function fullNames(names: readonly string[], argv: readonly string[]): string[] 
       throw new UsageError(
         `option '--${given}' is ambiguous; possibilities: ${meant.map((one) => `'--${one}'`).join(" ")}`,
       );
-    if (given === "object") throw new UsageError("--object: secrets and other objects are not supported", "ENOTSUP");
     return meant.length === 1 ? `--${meant[0]}${value}` : word;
   });
 }

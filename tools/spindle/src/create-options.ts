@@ -36,10 +36,22 @@ interface Created {
   readonly size: number | bigint;
 }
 
+const LUKS_LISTED = [
+  ["key-secret"],
+  ["cipher-alg"],
+  ["cipher-mode"],
+  ["ivgen-alg"],
+  ["ivgen-hash-alg"],
+  ["hash-alg"],
+  ["iter-time"],
+] as const;
+
 /** What qemu-img lists for a format, in its order; options without a default only when they are given. */
 const LISTED: Readonly<Record<string, readonly (readonly [key: string, byDefault?: string])[]>> = {
   qcow2: [
     ["encryption"],
+    ["encrypt.format"],
+    ...LUKS_LISTED.map(([key]) => [`encrypt.${key}`] as const),
     ["cluster_size", "65536"],
     ["extended_l2", "off"],
     ["preallocation"],
@@ -53,6 +65,7 @@ const LISTED: Readonly<Record<string, readonly (readonly [key: string, byDefault
     ["nocow"],
     ["extent_size_hint"],
   ],
+  luks: [["size"], ...LUKS_LISTED, ["nocow"], ["preallocation"], ["extent_size_hint"]],
   raw: [["size"], ["nocow"], ["preallocation"], ["extent_size_hint"]],
 };
 
@@ -80,9 +93,28 @@ const HELP: Readonly<Record<string, readonly (readonly [option: string, about: s
     ["cluster_size=<size>", "qcow2 cluster size"],
     ["compat=<str>", "Compatibility level (v2 [0.10] or v3 [1.1])"],
     ["compression_type=<str>", "Compression method used for image cluster compression"],
+    ["encrypt.cipher-alg=<str>", "Name of encryption cipher algorithm"],
+    ["encrypt.cipher-mode=<str>", "Name of encryption cipher mode"],
+    ["encrypt.format=<str>", "Encrypt the image, format choices: 'aes', 'luks'"],
+    ["encrypt.hash-alg=<str>", "Name of encryption hash algorithm"],
+    ["encrypt.iter-time=<num>", "Time to spend in PBKDF in milliseconds"],
+    ["encrypt.ivgen-alg=<str>", "Name of IV generator algorithm"],
+    ["encrypt.ivgen-hash-alg=<str>", "Name of IV generator hash algorithm"],
+    ["encrypt.key-secret=<str>", "ID of secret providing qcow AES key or LUKS passphrase"],
+    ["encryption=<bool (on/off)>", "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)"],
     ["extended_l2=<bool (on/off)>", "Extended L2 tables"],
     ["preallocation=<str>", "Preallocation mode (allowed values: off, metadata, falloc, full)"],
     ["refcount_bits=<num>", "Width of a reference count entry in bits"],
+    ["size=<size>", "Virtual disk size"],
+  ],
+  luks: [
+    ["cipher-alg=<str>", "Name of encryption cipher algorithm"],
+    ["cipher-mode=<str>", "Name of encryption cipher mode"],
+    ["hash-alg=<str>", "Name of encryption hash algorithm"],
+    ["iter-time=<num>", "Time to spend in PBKDF in milliseconds"],
+    ["ivgen-alg=<str>", "Name of IV generator algorithm"],
+    ["ivgen-hash-alg=<str>", "Name of IV generator hash algorithm"],
+    ["key-secret=<str>", "ID of the secret that provides the keyslot passphrase"],
     ["size=<size>", "Virtual disk size"],
   ],
   raw: [

@@ -70,7 +70,6 @@ describe("a command's words", () => {
     [["--quiet=yes", "a"], /option .*quiet/],
     [["--output=xml", "a"], /--output must be used with human or json as argument/],
     [["--al", "a"], /option '--al' is ambiguous; possibilities: '--all-of-it' '--allow'/],
-    [["--object", "secret,id=x", "a"], /--object: secrets and other objects are not supported/],
     [[], /one or two files/],
     [["a", "b", "c"], /one or two files/],
   ])("are refused in one line: %j", async (argv, reason) => {

@@ -68,6 +68,7 @@ class ReferenceWalk {
     yield* this.#walkL1(l1, header.l1Offset, true);
     for (const snapshot of this.#snapshots.entries) yield* this.#walkSnapshot(snapshot);
     this.#counter.refer(header.snapshotsOffset, this.#snapshots.length);
+    if (header.cryptoHeader !== null) this.#counter.refer(header.cryptoHeader.offset, header.cryptoHeader.length);
     this.#referToCounts(header.refcountTableOffset, refcountTable.byteLength);
     yield* this.#walkBitmaps();
     for (let index = 0; index < this.#image.refcountTableEntries; index++) this.#checkBlock(index);

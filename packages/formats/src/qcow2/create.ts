@@ -3,12 +3,14 @@
  * from cluster 0 on.
  */
 import { alignUp, BlockError, ByteView, type Co, encodeUtf8, isPowerOfTwo, parseSize } from "@spindle/base";
-import { type BlockNode, type CreateOptions, IoVector, type Preallocation } from "@spindle/block";
+import { type BlockNode, type CreateOptions, type Environment, IoVector, type Preallocation } from "@spindle/block";
 import { checkFileOptions, FILE_CREATE_OPTIONS } from "../file-create-options.ts";
+import { createEncryption, ENCRYPTION_OPTIONS, type EncryptionPlan, planEncryption } from "./encryption-options.ts";
 import { featureNamesExtension } from "./feature-names.ts";
 import {
   type CompressionType,
   EXTENDED_CLUSTER_BITS_MIN,
+  EXTENSION_CRYPTO,
   l2EntryBytes,
   QCOW2_COMPAT_LAZY_REFCOUNTS,
   QCOW2_INCOMPAT_COMPRESSION,
@@ -28,6 +30,7 @@ interface Features {
   readonly compression: CompressionType;
   readonly lazyRefcounts: boolean;
   readonly incompatible: bigint;
+  readonly encryption: EncryptionPlan;
 }
 
 interface Layout extends Features {
@@ -35,6 +38,8 @@ interface Layout extends Features {
   readonly tableClusters: number;
   readonly blocks: number;
   readonly l1Entries: number;
+  /** Of the LUKS header, which stands behind all else. */
+  readonly cryptoClusters: number;
 }
 
 const PREALLOCATIONS: readonly Preallocation[] = ["off", "metadata", "falloc", "full"];
@@ -42,12 +47,12 @@ const PREALLOCATIONS: readonly Preallocation[] = ["off", "metadata", "falloc", "
 /** Options that are understood only as "no". */
 const ONLY_OFF: Readonly<Record<string, string>> = {
   data_file_raw: "off",
-  encryption: "off",
 };
 
 /** @throws {BlockError} EINVAL or ENOTSUP when an option cannot be met, EFBIG when the disk is too large for the clusters. */
-export function* createQcow2(file: BlockNode, options: CreateOptions): Co<void> {
+export function* createQcow2(file: BlockNode, options: CreateOptions, environment: Environment): Co<void> {
   const layout = planLayout(options);
+  const cryptoHead = yield* createEncryption(layout.encryption, options.options, environment);
   const { clusterSize, tableClusters, blocks, l1Entries } = layout;
   yield* file.write(0, IoVector.of(headerCluster(layout, options)));
   const table = new ByteView(new Uint8Array(tableClusters * clusterSize));
@@ -56,7 +61,16 @@ export function* createQcow2(file: BlockNode, options: CreateOptions): Co<void> 
   yield* file.write((1 + tableClusters) * clusterSize, IoVector.of(refcountBlocks(layout)));
   const l1Offset = (1 + tableClusters + blocks) * clusterSize;
   if (l1Entries > 0) yield* file.write(l1Offset, IoVector.of(new Uint8Array(l1Entries * 8)));
+  if (layout.cryptoClusters > 0) {
+    const cryptoOffset = cryptoHeaderOffset(layout);
+    yield* file.truncate(cryptoOffset + layout.cryptoClusters * clusterSize);
+    yield* file.write(cryptoOffset, IoVector.of(cryptoHead));
+  }
   yield* file.flush();
+}
+
+function cryptoHeaderOffset({ clusterSize, tableClusters, blocks, l1Entries }: Layout): number {
+  return (1 + tableClusters + blocks + Math.ceil((l1Entries * 8) / clusterSize)) * clusterSize;
 }
 
 export function planLayout(request: CreateOptions): Layout {
@@ -73,11 +87,12 @@ export function planLayout(request: CreateOptions): Layout {
   const l1Clusters = Math.ceil((l1Entries * 8) / clusterSize);
   let blocks = 1;
   let tableClusters = 1;
-  while (blocks * perBlock < 1 + tableClusters + blocks + l1Clusters) {
+  const cryptoClusters = Math.ceil(features.encryption.headerBytes / clusterSize);
+  while (blocks * perBlock < 1 + tableClusters + blocks + l1Clusters + cryptoClusters) {
     blocks += 1;
     tableClusters = Math.ceil((blocks * 8) / clusterSize);
   }
-  return { ...features, size, tableClusters, blocks, l1Entries };
+  return { ...features, size, tableClusters, blocks, l1Entries, cryptoClusters };
 }
 
 function parseFeatures({ options, backing }: CreateOptions): Features {
@@ -107,7 +122,8 @@ function parseFeatures({ options, backing }: CreateOptions): Features {
     (compression === "zstd" ? QCOW2_INCOMPAT_COMPRESSION : 0n) | (extended ? QCOW2_INCOMPAT_EXTENDED_L2 : 0n);
   const clusterSize = 2 ** clusterBits;
   const refcountOrder = Math.log2(refcountBits);
-  return { version, clusterBits, clusterSize, refcountOrder, compression, lazyRefcounts, incompatible };
+  const encryption = planEncryption(options);
+  return { version, clusterBits, clusterSize, refcountOrder, compression, lazyRefcounts, incompatible, encryption };
 }
 
 function needsThird(what: string): BlockError {
@@ -139,13 +155,14 @@ const UNDERSTOOD = [
 
 export const QCOW2_CREATE_OPTIONS: readonly string[] = [
   ...UNDERSTOOD,
+  ...ENCRYPTION_OPTIONS,
   ...FILE_CREATE_OPTIONS,
   ...Object.keys(ONLY_OFF),
 ];
 
 function checkKnown(options: Readonly<Record<string, string>>): void {
   for (const [key, value] of Object.entries(options)) {
-    if (UNDERSTOOD.includes(key) || FILE_CREATE_OPTIONS.includes(key)) continue;
+    if ([...UNDERSTOOD, ...ENCRYPTION_OPTIONS, ...FILE_CREATE_OPTIONS].includes(key)) continue;
     const only = Object.hasOwn(ONLY_OFF, key) ? ONLY_OFF[key] : undefined;
     if (only === undefined) throw new BlockError("EINVAL", `Invalid parameter '${key}'`);
     if (value !== only) throw new BlockError("ENOTSUP", `${key}=${value} is not supported`);
@@ -189,6 +206,7 @@ function headerCluster(layout: Layout, options: CreateOptions): Uint8Array {
   view.setU32be(4, version);
   view.setU32be(20, layout.clusterBits);
   view.setU64be(24, layout.size);
+  view.setU32be(32, layout.encryption.cryptMethod);
   view.setU32be(36, l1Entries);
   view.setU64be(40, l1Entries === 0 ? 0 : (1 + tableClusters + blocks) * clusterSize);
   view.setU64be(48, clusterSize);
@@ -205,10 +223,17 @@ function headerCluster(layout: Layout, options: CreateOptions): Uint8Array {
 }
 
 /** The extensions behind the header, and behind them the backing file's name. */
-function writeBehindHeader(view: ByteView, { version }: Layout, { backing }: CreateOptions): void {
+function writeBehindHeader(view: ByteView, layout: Layout, { backing }: CreateOptions): void {
+  const { version, encryption, cryptoClusters } = layout;
   const format = backing?.format ?? null;
   const list = format === null ? [] : [backingFormatExtension(format)];
   const start = HEADER_BYTES[version];
+  if (cryptoClusters > 0) {
+    const place = new ByteView(new Uint8Array(16));
+    place.setU64be(0, cryptoHeaderOffset(layout));
+    place.setU64be(8, encryption.headerBytes);
+    list.push({ type: EXTENSION_CRYPTO, data: place.bytes });
+  }
   if (version === 3) list.push(...featureNamesExtension(view.length - start - extensionsLength(list) + PREFIX_BYTES));
   writeExtensions(view, start, list);
   if (backing === undefined) return;
@@ -221,9 +246,10 @@ function writeBehindHeader(view: ByteView, { version }: Layout, { backing }: Cre
   view.bytes.set(name, at);
 }
 
-function refcountBlocks({ clusterSize, refcountOrder, tableClusters, blocks, l1Entries }: Layout): Uint8Array {
+function refcountBlocks(layout: Layout): Uint8Array {
+  const { clusterSize, refcountOrder, blocks, cryptoClusters } = layout;
   const bytes = new Uint8Array(blocks * clusterSize);
-  const used = 1 + tableClusters + blocks + Math.ceil((l1Entries * 8) / clusterSize);
+  const used = cryptoHeaderOffset(layout) / clusterSize + cryptoClusters;
   const bits = 2 ** refcountOrder;
   for (let index = 0; index < used; index++) {
     // Each count is 1; wide entries are big-endian, narrow ones fill a byte from its low end.

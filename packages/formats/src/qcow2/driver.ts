@@ -5,6 +5,7 @@ import {
   type BlockDriver,
   type BlockNode,
   type Children,
+  type ClusterMap,
   type DirtyBitmaps,
   type DriverDefinition,
   type Extent,
@@ -17,12 +18,15 @@ import {
   type WriteFlags,
 } from "@spindle/block";
 import { ClusterImage } from "../cluster-image.ts";
+import { CIPHER_SECTOR } from "../luks/sector-cipher.ts";
 import { Allocator } from "./allocate.ts";
 import { amendImage, QCOW2_AMEND_OPTIONS } from "./amend.ts";
 import { dropBackingFile, renameBackingFile } from "./backing-link.ts";
 import { checkQcow2 } from "./check.ts";
 import { Corruption } from "./corruption.ts";
 import { createQcow2, parsePreallocation, QCOW2_CREATE_OPTIONS } from "./create.ts";
+import { type Encryption, openEncryption } from "./encryption.ts";
+import { encryptionToOpen } from "./encryption-options.ts";
 import {
   type CompressionType,
   QCOW2_AUTOCLEAR_BITMAPS,
@@ -51,12 +55,13 @@ const HEADER_AUTOCLEAR = 88;
 
 class Qcow2Driver implements BlockDriver {
   readonly name = "qcow2";
-  readonly requestAlignment = 1;
+  /** What is encrypted is encrypted by the sector. */
+  readonly requestAlignment: number;
   readonly clusterSize: number;
-  readonly clusters: Qcow2ClusterMap;
   readonly snapshots: Qcow2Snapshots;
   readonly bitmaps: DirtyBitmaps;
   readonly #persistent: PersistentBitmaps;
+  readonly #map: Qcow2ClusterMap;
   readonly #state: ImageState;
   readonly #image: ClusterImage;
   /** The same clusters, behind the disk and without anything below them. */
@@ -78,12 +83,13 @@ class Qcow2Driver implements BlockDriver {
     this.#readOnly = readOnly;
     this.clusterSize = state.clusterSize;
     this.#writeBack = parts.writeBack;
-    this.clusters = parts.map;
+    this.requestAlignment = state.encryption === null ? 1 : CIPHER_SECTOR;
+    this.#map = parts.map;
     this.snapshots = snapshots;
     this.#corruption = parts.corruption;
-    this.#image = new ClusterImage(this.clusters, state.children, () => state.header.size);
+    this.#image = new ClusterImage(this.#map, state.children, () => state.header.size, state.encryption);
     const alone = { file: state.file, backing: null };
-    this.#machineState = new ClusterImage(this.clusters, alone, () => Number.MAX_SAFE_INTEGER);
+    this.#machineState = new ClusterImage(this.#map, alone, () => Number.MAX_SAFE_INTEGER, state.encryption);
   }
 
   static *open(state: ImageState, request: OpenRequest, corruption: Corruption): Co<Qcow2Driver> {
@@ -93,6 +99,11 @@ class Qcow2Driver implements BlockDriver {
     const persistent = yield* PersistentBitmaps.open(state, writeBack, request.nodeName);
     if (!request.readOnly) yield* persistent.markInUse();
     return new Qcow2Driver(parts, snapshots, persistent, request.readOnly);
+  }
+
+  /** What others place in the file without asking is not encrypted. */
+  get clusters(): ClusterMap | undefined {
+    return this.#state.encryption === null ? this.#map : undefined;
   }
 
   get compression(): CompressionType {
@@ -128,12 +139,12 @@ class Qcow2Driver implements BlockDriver {
     return this.#corruption.watch(this.#writeCompressed(offset, vector));
   }
   *#writeCompressed(offset: number, vector: IoVector): Co<void> {
-    const packed = this.clusters.compress(offset, vector.toBytes());
+    const packed = this.#map.compress(offset, vector.toBytes());
     if (packed === undefined) yield* this.#image.write(offset, vector);
-    else yield* this.clusters.writePacked(offset, [packed]);
+    else yield* this.#map.writePacked(offset, [packed]);
   }
   writePacked(offset: number, clusters: readonly Uint8Array[]): Co<void> {
-    return this.#corruption.watch(this.clusters.writePacked(offset, clusters));
+    return this.#corruption.watch(this.#map.writePacked(offset, clusters));
   }
   blockStatus(offset: number, length: number): Co<Extent> {
     return this.#image.blockStatus(offset, length);
@@ -147,24 +158,24 @@ class Qcow2Driver implements BlockDriver {
 
   truncate(length: number, preallocation: Preallocation = "off"): Co<void> {
     const writeZeroes = (offset: number, count: number): Co<void> => this.#image.writeZeroes(offset, count, {});
-    const parts = { state: this.#state, map: this.clusters, writeBack: this.#writeBack, writeZeroes };
+    const parts = { state: this.#state, map: this.#map, writeBack: this.#writeBack, writeZeroes };
     return this.#corruption.watch(resizeImage(parts, length, preallocation));
   }
 
   /** Gives every guest cluster of a new image its host cluster. */
   *preallocate(preallocation: Exclude<Preallocation, "off">): Co<void> {
     const to = alignUp(this.length(), this.clusterSize);
-    yield* preallocateClusters(this.#state, this.clusters, { from: 0, to }, preallocation);
+    yield* preallocateClusters(this.#state, this.#map, { from: 0, to }, preallocation);
   }
 
   makeEmpty(): Co<void> {
-    return this.#corruption.watch(emptyImage({ state: this.#state, map: this.clusters, writeBack: this.#writeBack }));
+    return this.#corruption.watch(emptyImage({ state: this.#state, map: this.#map, writeBack: this.#writeBack }));
   }
 
   amend(options: Readonly<Record<string, string>>, tell: (done: number) => void): Co<void> {
     const parts = {
       state: this.#state,
-      map: this.clusters,
+      map: this.#map,
       writeBack: this.#writeBack,
       corruption: this.#corruption,
       snapshots: this.snapshots,
@@ -246,22 +257,26 @@ class Qcow2Driver implements BlockDriver {
       corrupt: (header.incompatible & QCOW2_INCOMPAT_CORRUPT) !== 0n,
       "extended-l2": this.#state.entries.extended,
     };
+    const { encryption } = this.#state;
     const data = {
       compat: header.version === 3 ? "1.1" : "0.10",
       "compression-type": header.compression,
       "refcount-bits": 2 ** header.refcountOrder,
+      ...(encryption === null ? {} : { encrypt: encryption.information() }),
       ...(header.version === 3 ? third : {}),
     };
     return {
       "cluster-size": this.clusterSize,
+      ...(encryption === null ? {} : { encrypted: true }),
       "dirty-flag": (header.incompatible & QCOW2_INCOMPAT_DIRTY) !== 0n,
       "format-specific": { type: "qcow2", data },
       ...(this.snapshots.list().length === 0 ? {} : { snapshots: this.snapshots.list().map(snapshotInformation) }),
     };
   }
 
-  shareableOptions(): Readonly<Record<string, unknown>> {
-    return {};
+  /** The key of an encrypted image stays on this thread. */
+  shareableOptions(): Readonly<Record<string, unknown>> | undefined {
+    return this.#state.encryption === null ? {} : undefined;
   }
 }
 
@@ -300,7 +315,8 @@ function* openQcow2(request: OpenRequest): Co<Qcow2Driver> {
     checkWritable(header);
     if ((header.incompatible & QCOW2_INCOMPAT_DIRTY) !== 0n) header = yield* repairDirty(file);
   }
-  const state = yield* openState(request, header);
+  const encryption = yield* openEncryption(request, header);
+  const state = yield* openState(request, header, encryption);
   if (!request.readOnly) yield* clearAutoclear(state);
   const corruption = new Corruption(state, request.corrupted ?? (() => {}));
   return yield* Qcow2Driver.open(state, request, corruption);
@@ -315,7 +331,7 @@ export const qcow2Format: DriverDefinition = {
   supportsBacking: true,
   supportsCompression: true,
   ownsFile: true,
-  options: {},
+  options: { encrypt: "object" },
   probe(head) {
     const isQcow = head.length >= 8 && new DataView(head.buffer, head.byteOffset).getUint32(0) === QCOW2_MAGIC;
     return isQcow && new DataView(head.buffer, head.byteOffset).getUint32(4) >= 2 ? 100 : 0;
@@ -323,15 +339,16 @@ export const qcow2Format: DriverDefinition = {
   open: openQcow2,
   measure: measureQcow2,
   *create(file, options, environment) {
-    yield* createQcow2(file, options);
+    yield* createQcow2(file, options, environment);
     const preallocation = parsePreallocation(options.options);
     if (preallocation === "off") return;
     const children: Children = { file, backing: null };
-    const request = { nodeName: file.name, options: {}, children, readOnly: false, environment, inFlight: UNUSED };
-    const driver = yield* openQcow2(request);
+    const image = { nodeName: file.name, options: {}, children, readOnly: false, environment, inFlight: UNUSED };
+    const driver = yield* openQcow2({ ...image, withoutData: true });
     yield* driver.preallocate(preallocation);
     yield* driver.close();
   },
+  optionsToOpen: encryptionToOpen,
   createOptions: QCOW2_CREATE_OPTIONS,
   amendOptions: QCOW2_AMEND_OPTIONS,
   check: checkQcow2,
@@ -362,7 +379,7 @@ function* clearAutoclear(state: ImageState): Co<void> {
   state.header = { ...header, autoclear: kept };
 }
 
-function* openState(request: OpenRequest, header: Qcow2Header): Co<ImageState> {
+function* openState(request: OpenRequest, header: Qcow2Header, encryption: Encryption | null): Co<ImageState> {
   const { children, environment, inFlight } = request;
   const file = (): BlockNode => children.file as BlockNode;
   const l1Bytes = new Uint8Array(header.l1Entries * 8);
@@ -379,5 +396,6 @@ function* openState(request: OpenRequest, header: Qcow2Header): Co<ImageState> {
     ? new MetadataClusters(new Uint32Array(0))
     : collectMetadata(header, l1, refcounts, snapshots, file().length);
   const allocator = new Allocator(refcounts, metadata, file);
-  return new ImageState({ header, children, environment, inFlight, refcounts, allocator, metadata, snapshots, l1 });
+  const parts = { header, children, environment, encryption, inFlight, refcounts, allocator };
+  return new ImageState({ ...parts, metadata, snapshots, l1 });
 }

@@ -76,7 +76,7 @@ function* expandKept(
     const place = { guestOffset: run.guestOffset + done, length: end - done, hostOffset: run.hostOffset + done };
     const part = { ...place, reserved: false };
     if (isOurs) {
-      yield* state.file.writeZeroes(part.hostOffset, part.length, {});
+      yield* state.writeZeros(part, part.length);
       yield* map.publish(part);
     } else yield* storeZeros(state, map, part.guestOffset, part.length);
     done = end;
@@ -88,7 +88,7 @@ function* storeZeros(state: ImageState, map: Qcow2ClusterMap, guestOffset: numbe
   for (let done = 0; done < length; ) {
     const allocation = yield* map.allocate(guestOffset + done, length - done);
     try {
-      yield* state.file.writeZeroes(allocation.hostOffset, allocation.length, {});
+      yield* state.writeZeros(allocation, allocation.length);
       yield* map.publish(allocation);
     } catch (error) {
       yield* map.release(allocation);

@@ -21,6 +21,12 @@ export const EXTENSION_END = 0;
 export const EXTENSION_BACKING_FORMAT = 0xe2792aca;
 export const EXTENSION_FEATURE_NAMES = 0x6803f857;
 export const EXTENSION_BITMAPS = 0x23852875;
+export const EXTENSION_CRYPTO = 0x0537be77;
+
+const CRYPT_METHOD_LUKS = 2;
+const CRYPTO_EXTENSION_BYTES = 16;
+/** The keys of the longest header that there can be take less than 3 MiB. */
+const CRYPTO_HEADER_BYTES_MAX = 32 * 1024 * 1024;
 
 /** The 32 subclusters of extended L2 entries are of 512 bytes at least. */
 export const EXTENDED_CLUSTER_BITS_MIN = 14;
@@ -33,6 +39,11 @@ export const SNAPSHOTS_MAX = 65_536;
 const BACKING_NAME_MAX = 1023;
 
 export type CompressionType = "zlib" | "zstd";
+
+export interface FileRange {
+  readonly offset: number;
+  readonly length: number;
+}
 
 export interface Qcow2Header {
   readonly version: 2 | 3;
@@ -55,6 +66,10 @@ export interface Qcow2Header {
   readonly compression: CompressionType;
   /** What the header says of persistent bitmaps, whether it still holds or not; null when it says nothing. */
   readonly bitmapExtension: Uint8Array | null;
+  /** How the clusters' data is encrypted: 0 for not at all, 1 for AES, 2 for LUKS. */
+  readonly cryptMethod: number;
+  /** Where the LUKS header and its keys stand in the file, in bytes. */
+  readonly cryptoHeader: FileRange | null;
   /** There are extensions of kinds that are not known, which may refer to clusters of their own. */
   readonly foreignExtensions: boolean;
 }
@@ -82,7 +97,6 @@ export function parseHeader(bytes: Uint8Array, forCheck = false): Qcow2Header {
   if (l2EntryBytes(third) === 16 && clusterBits < EXTENDED_CLUSTER_BITS_MIN)
     throw invalid(`Unsupported subcluster size: ${2 ** clusterBits / 32}`);
   if ((third.autoclear & QCOW2_AUTOCLEAR_RAW_DATA) !== 0n) throw invalid("data-file-raw requires a data file");
-  if (view.u32be(32) !== 0) throw unsupported("qcow2 encryption is not supported");
   // No L1 table reaches so far.
   if (view.bigU64be(24) > BigInt(Number.MAX_SAFE_INTEGER)) throw new BlockError("EFBIG", "Image is too big");
   const size = view.u64be(24, "disk size");
@@ -99,6 +113,8 @@ export function parseHeader(bytes: Uint8Array, forCheck = false): Qcow2Header {
     snapshotCount: view.u32be(60),
     snapshotsOffset: parseSnapshotsOffset(view),
     bitmapExtension: extensions.bitmaps,
+    cryptMethod: view.u32be(32),
+    cryptoHeader: extensions.cryptoHeader,
     foreignExtensions: extensions.foreign,
     ...third,
   } as const;
@@ -156,6 +172,7 @@ interface Extensions {
   readonly backingFormat: string | null;
   readonly featureNames: ReadonlyMap<number, string>;
   readonly bitmaps: Uint8Array | null;
+  readonly cryptoHeader: FileRange | null;
   readonly foreign: boolean;
   readonly end: number;
 }
@@ -166,6 +183,7 @@ function parseExtensions(view: ByteView, start: number, clusterBits: number): Ex
   let backingFormat: string | null = null;
   let featureNames: ReadonlyMap<number, string> = new Map();
   let bitmaps: Uint8Array | null = null;
+  let cryptoHeader: FileRange | null = null;
   let foreign = false;
   let offset = start;
   while (offset + 8 <= limit) {
@@ -179,11 +197,25 @@ function parseExtensions(view: ByteView, start: number, clusterBits: number): Ex
       if (length > 15) throw invalid("ERROR: ext_backing_format: len too large");
       backingFormat = decodeUtf8(data);
     } else if (type === EXTENSION_FEATURE_NAMES) featureNames = parseFeatureNames(data);
+    else if (type === EXTENSION_CRYPTO) cryptoHeader = parseCryptoExtension(data, view.u32be(32), clusterBits);
     else if (type === EXTENSION_BITMAPS) bitmaps = data.slice();
     else foreign = true;
     offset += Math.ceil(length / 8) * 8;
   }
-  return { backingFormat, featureNames, bitmaps, foreign, end: offset };
+  return { backingFormat, featureNames, bitmaps, cryptoHeader, foreign, end: offset };
+}
+
+function parseCryptoExtension(data: Uint8Array, method: number, clusterBits: number): FileRange {
+  if (method !== CRYPT_METHOD_LUKS) throw invalid("CRYPTO header extension only expected with LUKS encryption method");
+  if (data.length !== CRYPTO_EXTENSION_BYTES)
+    throw invalid(`CRYPTO header extension size ${data.length}, but expected size ${CRYPTO_EXTENSION_BYTES}`);
+  const view = new ByteView(data);
+  const offset = view.u64be(0, "encryption header offset");
+  const length = view.u64be(8, "encryption header length");
+  if (offset % 2 ** clusterBits !== 0)
+    throw invalid(`Encryption header offset '${offset}' is not a multiple of cluster size '${2 ** clusterBits}'`);
+  if (length > CRYPTO_HEADER_BYTES_MAX) throw new BlockError("EFBIG", "Encryption header too large");
+  return { offset, length };
 }
 
 /** Names of incompatible bits, as the image tells them for programs that do not know the bits. */

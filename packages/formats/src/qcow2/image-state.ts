@@ -1,7 +1,10 @@
 /** What the parts of an open qcow2 image share: the header as it is now, the tables in memory, and who waits for what. */
-import { CoMutex } from "@spindle/base";
+import { type Co, CoMutex } from "@spindle/base";
 import type { BlockNode, Children, Environment, InFlightTickets } from "@spindle/block";
+import type { ClusterPlace } from "../cluster-image.ts";
+import { zeros } from "../luks/encrypted-data.ts";
 import type { Allocator, ClusterRun } from "./allocate.ts";
+import type { Encryption } from "./encryption.ts";
 import { EntryLayout } from "./entry-layout.ts";
 import type { Qcow2Header } from "./header.ts";
 import type { MetadataClusters } from "./metadata-clusters.ts";
@@ -30,6 +33,8 @@ export class ImageState {
   readonly children: Children;
   readonly environment: Environment;
   readonly inFlight: InFlightTickets;
+  /** Null when data stands in the file as it is. */
+  readonly encryption: Encryption | null;
   readonly refcounts: Refcounts;
   readonly allocator: Allocator;
   /** Empty while the image is open read-only. */
@@ -54,7 +59,16 @@ export class ImageState {
   constructor(
     parts: Pick<
       ImageState,
-      "header" | "children" | "environment" | "inFlight" | "refcounts" | "allocator" | "metadata" | "snapshots" | "l1"
+      | "header"
+      | "children"
+      | "environment"
+      | "encryption"
+      | "inFlight"
+      | "refcounts"
+      | "allocator"
+      | "metadata"
+      | "snapshots"
+      | "l1"
     >,
   ) {
     this.header = parts.header;
@@ -64,6 +78,7 @@ export class ImageState {
     this.children = parts.children;
     this.environment = parts.environment;
     this.inFlight = parts.inFlight;
+    this.encryption = parts.encryption;
     this.refcounts = parts.refcounts;
     this.allocator = parts.allocator;
     this.metadata = parts.metadata;
@@ -75,6 +90,12 @@ export class ImageState {
 
   get file(): BlockNode {
     return this.children.file as BlockNode;
+  }
+
+  /** Stores zeros of the disk in clusters of the file. */
+  writeZeros(place: ClusterPlace, length: number): Co<void> {
+    if (this.encryption === null) return this.file.writeZeroes(place.hostOffset, length, {});
+    return this.encryption.write(this.file, place, zeros(length));
   }
 
   /** Notes that nothing in memory points at a run any more. */

@@ -3,6 +3,7 @@ import { alignUp, BlockError, encodeUtf8 } from "@spindle/base";
 import type { MeasuredSize, MeasureOptions } from "@spindle/block";
 import { bitmapEntryLength, bitmapTableEntries } from "./bitmap-directory.ts";
 import { planLayout } from "./create.ts";
+import { checkSecretGiven } from "./encryption-options.ts";
 import { l2EntryBytes } from "./header.ts";
 
 const L1_BYTES_MAX = 32 * 1024 * 1024;
@@ -11,13 +12,14 @@ const L1_BYTES_MAX = 32 * 1024 * 1024;
 export function measureQcow2({ size, options, data, bitmaps }: MeasureOptions): MeasuredSize {
   const { preallocation = "off" } = options;
   const layout = planLayout({ size: 0, options });
-  const { version, clusterSize, refcountOrder } = layout;
+  const { version, clusterSize, refcountOrder, encryption, cryptoClusters } = layout;
+  checkSecretGiven(encryption, options);
   const entryBytes = l2EntryBytes(layout);
   const length = alignUp(size, clusterSize);
   const l2Tables = Math.ceil(length / clusterSize / (clusterSize / entryBytes));
   if (l2Tables * 8 > L1_BYTES_MAX)
     throw new BlockError("EFBIG", "The image size is too large (try using a larger cluster size)");
-  const whole = length + metadataBytes(length, clusterSize, refcountOrder, entryBytes);
+  const whole = length + metadataBytes(length, clusterSize, refcountOrder, entryBytes) + cryptoClusters * clusterSize;
   const isWhole = data === null || preallocation === "falloc" || preallocation === "full";
   const stored = isWhole ? length : clusterBytes(data, clusterSize);
   const measured = { required: whole - length + stored, "fully-allocated": whole };

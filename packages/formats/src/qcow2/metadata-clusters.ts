@@ -134,6 +134,8 @@ function visitMetadata(
   visit(0, 1, "the header");
   visit(header.refcountTableOffset, header.refcountTableClusters, "the refcount table");
   if (header.l1Entries > 0) visit(header.l1Offset, clustersOf(header.l1Entries * 8), "the L1 table");
+  const { cryptoHeader } = header;
+  if (cryptoHeader !== null) visit(cryptoHeader.offset, clustersOf(cryptoHeader.length), "the encryption header");
   if (header.snapshotCount > 0) visit(snapshots.table.offset, clustersOf(snapshots.table.length), "the snapshot table");
   for (let index = 0; index < refcounts.table.length; index++) {
     const offset = refcounts.table[index] as number;

@@ -16,6 +16,8 @@ function metadataName(state: ImageState, index: number): string {
     if (readL1Entry(l1, entry, clusterSize).hostOffset === index * clusterSize) return "active L2 table";
   const bitmaps = placeIn(header);
   if (bitmaps !== null && isAt(bitmaps.offset, bitmaps.length)) return "bitmap directory";
+  const { cryptoHeader } = header;
+  if (cryptoHeader !== null && isAt(cryptoHeader.offset, cryptoHeader.length)) return "encryption header";
   const { table, l1Tables } = state.snapshots;
   if (isAt(table.offset, table.length)) return "snapshot table";
   return l1Tables.some(({ offset, length }) => isAt(offset, length)) ? "inactive L1 table" : "inactive L2 table";

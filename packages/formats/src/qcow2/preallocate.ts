@@ -1,5 +1,8 @@
-/** Gives guest clusters their host clusters before anybody writes to them. They read as zeros. */
-import { alignUp, type Co } from "@spindle/base";
+/**
+ * Gives guest clusters their host clusters before anybody writes to them. They read as zeros: in an encrypted image zeros of
+ * the file do not, so there the clusters keep their space and are marked.
+ */
+import { alignUp, BlockError, type Co } from "@spindle/base";
 import type { Mapping, Preallocation } from "@spindle/block";
 import type { ImageState } from "./image-state.ts";
 import type { Qcow2ClusterMap } from "./mapping.ts";
@@ -12,11 +15,13 @@ const STEP_BYTES = 256 * 1024 * 1024;
  * taken as `preallocation` says; clusters inside of it are zeroed.
  */
 export function* preallocateClusters(
-  { file, entries, clusterSize }: ImageState,
+  { file, entries, clusterSize, encryption, header }: ImageState,
   map: Qcow2ClusterMap,
   { from, to }: { readonly from: number; readonly to: number },
   preallocation: Exclude<Preallocation, "off">,
 ): Co<void> {
+  if (encryption !== null && header.version < 3)
+    throw new BlockError("ENOTSUP", "preallocation of an encrypted image needs compat=1.1");
   const space = preallocation === "metadata" ? "off" : preallocation;
   for (let offset = from; offset < to; ) {
     const mapping = yield* map.lookup(offset, to - offset);
@@ -31,6 +36,7 @@ export function* preallocateClusters(
       if (inside > 0) yield* file.writeZeroes(hostOffset, inside, {});
       if (inside < length) yield* file.truncate(hostOffset + length, space);
       yield* map.attach(allocation);
+      if (encryption !== null) yield* map.zero(offset, length, false);
     } catch (error) {
       yield* map.release(allocation);
       throw error;

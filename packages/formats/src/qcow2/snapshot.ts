@@ -279,6 +279,7 @@ export class Qcow2Snapshots implements InternalSnapshots {
     const offset = run.index * clusterSize;
     const pointer = new ByteView(new Uint8Array(24));
     pointer.setU64be(0, size);
+    pointer.setU32be(8, header.cryptMethod);
     pointer.setU32be(12, entries);
     pointer.setU64be(16, offset);
     yield* file.write(HEADER_SIZE, IoVector.of(pointer.bytes));

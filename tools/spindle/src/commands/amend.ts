@@ -6,7 +6,7 @@ import { type Command, defineCommand, UsageError } from "../command.ts";
 import { asksForHelp, parseOptionLists, printAmendHelp } from "../create-options.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { given, operandImage } from "../image-name.ts";
-import { ALLOW_BACKING, FORMAT, IMAGE_OPTS } from "../image-options.ts";
+import { ACCESS, accessOf, FORMAT, IMAGE_OPTS } from "../image-options.ts";
 import { print, standardOutput } from "../output.ts";
 import { percentProgress } from "../percent-display.ts";
 
@@ -26,7 +26,7 @@ export const amend: Command = defineCommand({
     quiet: { short: "q", help: "print nothing but errors" },
     force: { help: "accepted for qemu-img's sake" },
     "image-opts": IMAGE_OPTS,
-    "allow-backing": ALLOW_BACKING,
+    ...ACCESS,
   },
   async run(values, operands) {
     const { options: lists, format, cache } = values;
@@ -41,7 +41,7 @@ export const amend: Command = defineCommand({
     const bar = values["progress-bar"] && !values.quiet;
     const tell = bar ? shownProgress() : undefined;
     const progress = tell === undefined ? {} : { progress: tell };
-    await amendImage(image, { options, allowBacking: values["allow-backing"], ...progress });
+    await amendImage(image, { options, ...accessOf(values), ...progress });
     tell?.(1);
     if (bar) print("\n");
     return EXIT_OK;

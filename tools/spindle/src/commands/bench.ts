@@ -5,7 +5,7 @@ import { cacheModes } from "../cache-mode.ts";
 import { type Command, defineCommand, UsageError } from "../command.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { given, operandImage } from "../image-name.ts";
-import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
+import { ACCESS, accessOf, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
 import { print } from "../output.ts";
 import { sizeArgument } from "../size-text.ts";
 
@@ -34,7 +34,7 @@ export const bench: Command = defineCommand({
     cache: { short: "t", value: "CACHE", help: "the cache mode" },
     write: { short: "w", help: "write instead of reading" },
     "image-opts": IMAGE_OPTS,
-    "allow-backing": ALLOW_BACKING,
+    ...ACCESS,
     "force-share": FORCE_SHARE,
   },
   async run(values, [file = ""]) {
@@ -56,7 +56,7 @@ export const bench: Command = defineCommand({
     await using disk = await openDisk(filename, {
       readOnly: !write,
       forceShare: values["force-share"],
-      allowBacking: values["allow-backing"],
+      ...accessOf(values),
       ...given(image),
     });
     const work = { count, depth, flushInterval, pattern, offset, bytes, step, write, drain: !values["no-drain"] };

@@ -4,7 +4,7 @@ import { type Disk, openDisk } from "spindle";
 import { type Command, defineCommand, type GivenOption, type OptionValues } from "../command.ts";
 import { EXIT_FAILURE, EXIT_OK } from "../exit-codes.ts";
 import { given, operandImage } from "../image-name.ts";
-import { ALLOW_BACKING, FORMAT, IMAGE_OPTS } from "../image-options.ts";
+import { ACCESS, accessOf, FORMAT, IMAGE_OPTS } from "../image-options.ts";
 import { complain } from "../output.ts";
 
 const SWITCHES = ["add", "remove", "clear", "enable", "disable"] as const;
@@ -27,7 +27,7 @@ const OPTIONS = {
   granularity: { short: "g", value: "SIZE", help: "with --add: bytes of the disk that one bit stands for" },
   format: FORMAT,
   "image-opts": IMAGE_OPTS,
-  "allow-backing": ALLOW_BACKING,
+  ...ACCESS,
 } as const;
 
 type Values = OptionValues<typeof OPTIONS>;
@@ -54,10 +54,10 @@ export const bitmap: Command = defineCommand({
     const sourceFile = values["source-file"];
     const sourceFormat = values["source-format"];
     const image = operandImage(file, { format, imageOpts: values["image-opts"] });
-    const allowBacking = values["allow-backing"];
-    await using disk = await openDisk(image.filename, { allowBacking, ...given(image) });
+    const access = accessOf(values);
+    await using disk = await openDisk(image.filename, { ...access, ...given(image) });
     const source = sourceFile === undefined ? undefined : operandImage(sourceFile, { format: sourceFormat });
-    await using other = source && (await openDisk(source.filename, { allowBacking, readOnly: true, ...given(source) }));
+    await using other = source && (await openDisk(source.filename, { ...access, readOnly: true, ...given(source) }));
     for (const action of actions) await act(disk, name, action, { granularity, other });
     return EXIT_OK;
   },

@@ -5,9 +5,10 @@ import { type CheckImageOptions, checkImage, type ImageCheck, NoCheckError } fro
 import { type Command, defineCommand, UsageError } from "../command.ts";
 import { EXIT_CHECK_CORRUPT, EXIT_CHECK_LEAKS, EXIT_CHECK_UNSUPPORTED, EXIT_FAILURE, EXIT_OK } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
-import { FORCE_SHARE, FORMAT, IMAGE_OPTS, OUTPUT } from "../image-options.ts";
+import { FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT } from "../image-options.ts";
 import { complain, print, printError } from "../output.ts";
 import { prettyJson } from "../pretty-json.ts";
+import { parseObjects } from "../secret-objects.ts";
 
 const CACHE_MODES: readonly string[] = ["none", "off", "writeback", "writethrough", "directsync", "unsafe"];
 
@@ -25,10 +26,13 @@ export const check: Command = defineCommand({
     quiet: { short: "q", help: "print nothing but errors" },
     "image-opts": IMAGE_OPTS,
     "force-share": FORCE_SHARE,
+    object: OBJECT,
   },
   async run(values, [operand = ""]) {
     const { format, output, quiet, cache = "writeback" } = values;
     const repair = repairOption(values.repair);
+    // What is checked is not encrypted: the secrets are only looked at.
+    parseObjects(values.object);
     if (!CACHE_MODES.includes(cache)) throw new BlockError("EINVAL", `Invalid source cache option: ${cache}`);
     if (values["force-share"] && repair !== "none")
       throw new BlockError(

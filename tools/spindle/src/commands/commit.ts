@@ -4,7 +4,7 @@ import { cacheModes } from "../cache-mode.ts";
 import { type Command, defineCommand } from "../command.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
-import { ALLOW_BACKING, FORMAT, IMAGE_OPTS } from "../image-options.ts";
+import { ACCESS, accessOf, FORMAT, IMAGE_OPTS } from "../image-options.ts";
 import { print, standardOutput } from "../output.ts";
 import { percentProgress } from "../percent-display.ts";
 import { rateOption } from "../rate-option.ts";
@@ -24,7 +24,7 @@ export const commit: Command = defineCommand({
     "progress-bar": { short: "p", help: "show how far it is" },
     quiet: { short: "q", help: "print nothing but errors" },
     "image-opts": IMAGE_OPTS,
-    "allow-backing": ALLOW_BACKING,
+    ...ACCESS,
   },
   async run(values, [file = ""]) {
     const { cache } = cacheModes(values.cache);
@@ -34,7 +34,7 @@ export const commit: Command = defineCommand({
     await commitImage(name, {
       keep: drop,
       speed: rateOption(values.rate),
-      allowBacking: values["allow-backing"],
+      ...accessOf(values),
       ...(base === undefined ? {} : { base }),
       ...(progress === undefined ? {} : { progress }),
     });

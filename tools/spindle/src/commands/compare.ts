@@ -1,11 +1,11 @@
 /** `spindle compare`: whether two images show the same disk. */
 import { type BlockError, isBlockError } from "@spindle/base";
-import { type Disk, openDisk } from "spindle";
+import { type Disk, type ImageAccess, openDisk } from "spindle";
 import { type Command, defineCommand } from "../command.ts";
 import { type Comparison, compareDisks, MapFailure, ReadFailure } from "../compare-disks.ts";
 import { EXIT_COMPARE_MAP, EXIT_COMPARE_OPEN, EXIT_COMPARE_READ, EXIT_DIFFERENT, EXIT_OK } from "../exit-codes.ts";
 import { given, operandImage } from "../image-name.ts";
-import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
+import { ACCESS, accessOf, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
 import { complain, print, standardOutput } from "../output.ts";
 import { percentLine } from "../percent-display.ts";
 
@@ -22,7 +22,7 @@ export const compare: Command = defineCommand({
     progress: { short: "p", help: "show how far it is" },
     quiet: { short: "q", help: "print nothing but errors" },
     strict: { short: "s", help: "sizes and maps must be the same, too" },
-    "allow-backing": ALLOW_BACKING,
+    ...ACCESS,
     "force-share": FORCE_SHARE,
   },
   async run(values, [first = "", second = ""]) {
@@ -31,7 +31,7 @@ export const compare: Command = defineCommand({
     const disks = await openBoth(
       { operand: first, format: values.format, imageOpts: values["image-opts"] },
       { operand: second, format: values["second-format"], imageOpts: values["image-opts"] },
-      { allowBacking: values["allow-backing"], forceShare: values["force-share"] },
+      { ...accessOf(values), forceShare: values["force-share"] },
     );
     if (disks === undefined) return EXIT_COMPARE_OPEN;
     await using one = disks[0];
@@ -65,7 +65,7 @@ interface Image {
 async function openBoth(
   one: Image,
   other: Image,
-  common: { readonly allowBacking: readonly string[]; readonly forceShare: boolean },
+  common: ImageAccess & { readonly forceShare: boolean },
 ): Promise<[Disk, Disk] | undefined> {
   const opened: Disk[] = [];
   try {

@@ -7,7 +7,7 @@ import { asksForHelp, parseOptionLists, printOptionHelp } from "../create-option
 import { SignalWatch } from "../ending-signals.ts";
 import { EXIT_FAILURE, EXIT_OK, signalExitCode } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
-import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
+import { ACCESS, accessOf, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
 import { complain, standardOutput } from "../output.ts";
 import { percentDisplay } from "../percent-display.ts";
 import { type ProgressDisplay, progressDisplay } from "../progress-display.ts";
@@ -57,7 +57,7 @@ const OPTIONS = {
   "progress-bar": { short: "p", help: "show how far it is" },
   progress: { value: "json", oneOf: ["json"], help: "write the progress, one JSON object a line" },
   quiet: { short: "q", help: "print nothing but errors" },
-  "allow-backing": ALLOW_BACKING,
+  ...ACCESS,
   "force-share": FORCE_SHARE,
 } as const;
 
@@ -79,7 +79,7 @@ export const convert: Command = defineCommand({
     const file = operands.at(-1) ?? "";
     const isOptions = values["target-image-opts"];
     const target = operandImage(file, isOptions ? { imageOpts: true, cache } : { format, cache });
-    const options = { ...copyOptions(values), ...newImage(values, format), allowBacking: values["allow-backing"] };
+    const options = { ...copyOptions(values), ...newImage(values, format), ...accessOf(values) };
     const display = values.quiet ? undefined : displayOf(values);
     const interrupt = new AbortController();
     const asked = (): void => interrupt.abort(new BlockError("ECANCELED", `interrupted; '${file}' is not complete`));

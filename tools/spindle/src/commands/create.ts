@@ -4,7 +4,7 @@ import { type CreatedImage, createImage } from "spindle";
 import { type Command, defineCommand, UsageError } from "../command.ts";
 import { asksForHelp, formattingLine, parseOptionLists, printOptionHelp } from "../create-options.ts";
 import { EXIT_OK } from "../exit-codes.ts";
-import { ALLOW_BACKING } from "../image-options.ts";
+import { ACCESS, accessOf } from "../image-options.ts";
 import { print } from "../output.ts";
 import { sizeArgument, sizeParameter } from "../size-text.ts";
 
@@ -26,7 +26,7 @@ export const create: Command = defineCommand({
       help: "options of the format, such as cluster_size=64k",
     },
     quiet: { short: "q", help: "print nothing" },
-    "allow-backing": ALLOW_BACKING,
+    ...ACCESS,
   },
   insteadOf: (values) => (asksForHelp(values.options) ? printOptionHelp(values.format) : undefined),
   async run(values, [filename = "", sizeText]) {
@@ -44,13 +44,12 @@ export const create: Command = defineCommand({
     const unsafe = values["backing-unsafe"];
     const named = backing === undefined ? {} : { backing };
     const sized = size === undefined ? {} : { size };
-    const allowBacking = values["allow-backing"];
     const planned = ({ size: known }: CreatedImage): void => {
       const line = formattingLine(filename, { format, options, backing, size: known });
       if (!values.quiet) print(`${line}\n`);
     };
     try {
-      await createImage(filename, { format, options, unsafe, allowBacking, planned, ...named, ...sized });
+      await createImage(filename, { format, options, unsafe, ...accessOf(values), planned, ...named, ...sized });
     } catch (error) {
       if (!isBlockError(error)) throw error;
       throw new BlockError(error.code, `${filename}: ${error.message}`, error.context, error);

@@ -6,7 +6,7 @@ import { parseBlockdev } from "../blockdev-option.ts";
 import { type Command, defineCommand, numberOption, UsageError } from "../command.ts";
 import { SignalWatch } from "../ending-signals.ts";
 import { EXIT_OK } from "../exit-codes.ts";
-import { ALLOW_BACKING } from "../image-options.ts";
+import { ACCESS, accessOf } from "../image-options.ts";
 import { MONITOR_OPTIONS, MonitorService, monitorPlaces, type PlacedMonitor } from "../monitor-service.ts";
 
 const WORKERS_MAX = 32;
@@ -23,14 +23,14 @@ export const daemon: Command = defineCommand({
     ...MONITOR_OPTIONS,
     workers: { value: "N", help: `copy workers of each stream job, 0 to ${WORKERS_MAX} (default: 2)` },
     pidfile: { value: "FILE", help: "write the process's number here when everything is open" },
-    "allow-backing": ALLOW_BACKING,
+    ...ACCESS,
   },
   async run(values) {
     const places = monitorPlaces(values);
     if (places.length === 0) throw new UsageError("a daemon without a monitor takes no commands: give --qmp or --hmp");
     const workers = numberOption("number of workers", values.workers, 0, WORKERS_MAX);
     await using session = new Session({
-      allowBacking: values["allow-backing"],
+      ...accessOf(values),
       ...(workers === undefined ? {} : { workers }),
     });
     await serve(session, { blockdevs: values.blockdev, places, pidfile: values.pidfile });

@@ -3,7 +3,7 @@ import { convertImage, type ImageName, imageLength } from "spindle";
 import { type Command, defineCommand, UsageError } from "../command.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
-import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
+import { ACCESS, accessOf, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
 import { complain } from "../output.ts";
 import { sizeArgument } from "../size-text.ts";
 
@@ -22,7 +22,7 @@ export const dd: Command = defineCommand({
     format: FORMAT,
     "target-format": { short: "O", value: "FORMAT", help: "the new image's format (default: raw)" },
     "image-opts": IMAGE_OPTS,
-    "allow-backing": ALLOW_BACKING,
+    ...ACCESS,
     "force-share": FORCE_SHARE,
   },
   async run(values, words) {
@@ -33,9 +33,9 @@ export const dd: Command = defineCommand({
     const skip = operands.skip === undefined ? 0 : number("skip", operands.skip);
     if (input === undefined || output === undefined) throw new UsageError("Must specify both input and output files");
     const forceShare = values["force-share"];
-    const allowBacking = values["allow-backing"];
+    const access = { ...accessOf(values), forceShare };
     const source: ImageName = operandImage(input, { format: values.format, imageOpts: values["image-opts"] });
-    const whole = await imageLength(source, { allowBacking, forceShare });
+    const whole = await imageLength(source, access);
     const end = count === undefined ? whole : Math.min(whole, count * blockBytes);
     const start = skip * blockBytes;
     if (start > end) complain(`${input}: cannot skip to specified offset`);
@@ -44,8 +44,7 @@ export const dd: Command = defineCommand({
       window: { start: Math.min(start, end), length: Math.max(0, end - start) },
       sparseBytes: 0,
       cache: "writeback",
-      forceShare,
-      allowBacking,
+      ...access,
     });
     return EXIT_OK;
   },

@@ -5,7 +5,7 @@ import { type Command, defineCommand } from "../command.ts";
 import { dictionaryLines } from "../dictionary-lines.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
-import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OUTPUT } from "../image-options.ts";
+import { ACCESS, accessOf, FORCE_SHARE, FORMAT, IMAGE_OPTS, OUTPUT } from "../image-options.ts";
 import { print } from "../output.ts";
 import { prettyJson } from "../pretty-json.ts";
 import { snapshotLines } from "../snapshot-list.ts";
@@ -20,7 +20,7 @@ export const info: Command = defineCommand({
     output: OUTPUT,
     "image-opts": IMAGE_OPTS,
     "backing-chain": { help: "tell of the images below it, too" },
-    "allow-backing": ALLOW_BACKING,
+    ...ACCESS,
     "force-share": FORCE_SHARE,
   },
   async run(values, [operand = ""]) {
@@ -29,7 +29,7 @@ export const info: Command = defineCommand({
     const { filename, ...image } = operandImage(operand, { format, imageOpts: values["image-opts"] });
     const options = { ...image, forceShare: values["force-share"] };
     const infos = chain
-      ? await imageChainInfo(filename, { ...options, allowBacking: values["allow-backing"] })
+      ? await imageChainInfo(filename, { ...options, ...accessOf(values) })
       : [await imageInfo(filename, options)];
     if (output === "json") print(`${prettyJson(chain ? infos : infos[0])}\n`);
     else print(infos.map(humanInfo).join("\n"));

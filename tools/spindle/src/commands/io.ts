@@ -3,7 +3,7 @@ import { createInterface } from "node:readline/promises";
 import { type Command, defineCommand, UsageError } from "../command.ts";
 import { EXIT_FAILURE, EXIT_OK } from "../exit-codes.ts";
 import { type ImageName, imageFilename, imageOptions } from "../image-name.ts";
-import { ALLOW_BACKING, FORCE_SHARE, FORMAT } from "../image-options.ts";
+import { ACCESS, accessOf, FORCE_SHARE, FORMAT } from "../image-options.ts";
 import { COMMANDS } from "../io/command-table.ts";
 import { IoShell } from "../io/io-shell.ts";
 import { cacheMode, checkAioMode, DEFAULT_MODE, discardMode, type OpenMode } from "../io/open-mode.ts";
@@ -30,7 +30,7 @@ export const io: Command = defineCommand({
     discard: { short: "d", value: "ignore|unmap", help: "what becomes of discards (default: unmap)" },
     "image-opts": { help: "FILE is KEY=VALUE,..., the options of the image's nodes" },
     "force-share": FORCE_SHARE,
-    "allow-backing": ALLOW_BACKING,
+    ...ACCESS,
   },
   async run(values, [file]) {
     const { format, cmd: commands } = values;
@@ -39,7 +39,7 @@ export const io: Command = defineCommand({
     await using shell = new IoShell({
       commands: COMMANDS,
       imageOptions: byOptions,
-      allowBacking: values["allow-backing"],
+      ...accessOf(values),
     });
     if (file !== undefined) {
       const pairs = format === undefined ? [] : [["driver", format] as const];

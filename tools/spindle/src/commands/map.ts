@@ -5,7 +5,7 @@ import { type MapExtent, openDisk } from "spindle";
 import { type Command, defineCommand } from "../command.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { given, operandImage } from "../image-name.ts";
-import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OUTPUT } from "../image-options.ts";
+import { ACCESS, accessOf, FORCE_SHARE, FORMAT, IMAGE_OPTS, OUTPUT } from "../image-options.ts";
 import { print } from "../output.ts";
 import { optionalSize } from "../size-text.ts";
 
@@ -20,7 +20,7 @@ export const map: Command = defineCommand({
     "start-offset": { short: "s", value: "OFFSET", help: "begin here (default: 0)" },
     "max-length": { short: "l", value: "LENGTH", help: "list so many bytes (default: to the end)" },
     "image-opts": IMAGE_OPTS,
-    "allow-backing": ALLOW_BACKING,
+    ...ACCESS,
     "force-share": FORCE_SHARE,
   },
   async run(values, [operand = ""]) {
@@ -28,7 +28,7 @@ export const map: Command = defineCommand({
     const offset = optionalSize("start offset", values["start-offset"]) ?? 0;
     const length = optionalSize("max length", values["max-length"]);
     const { filename, ...image } = operandImage(operand, { format, imageOpts: values["image-opts"] });
-    const rest = { ...given(image), allowBacking: values["allow-backing"] };
+    const rest = { ...given(image), ...accessOf(values) };
     await using disk = await openDisk(filename, { ...rest, readOnly: true, forceShare: values["force-share"] });
     const runs = disk.map({ offset, ...(length === undefined ? {} : { length }) });
     await (output === "json" ? printJson(runs, offset) : printHuman(runs));

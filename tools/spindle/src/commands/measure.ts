@@ -6,7 +6,7 @@ import { type Command, defineCommand, UsageError } from "../command.ts";
 import { parseOptionLists } from "../create-options.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
-import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OUTPUT } from "../image-options.ts";
+import { ACCESS, accessOf, FORCE_SHARE, FORMAT, IMAGE_OPTS, OUTPUT } from "../image-options.ts";
 import { print } from "../output.ts";
 import { prettyJson } from "../pretty-json.ts";
 import { sizeArgument } from "../size-text.ts";
@@ -25,7 +25,7 @@ export const measure: Command = defineCommand({
     snapshot: { short: "l", value: "SNAPSHOT", help: "measure for this internal snapshot, by its id or name" },
     output: OUTPUT,
     "image-opts": IMAGE_OPTS,
-    "allow-backing": ALLOW_BACKING,
+    ...ACCESS,
     "force-share": FORCE_SHARE,
   },
   async run(values, [file]) {
@@ -47,7 +47,7 @@ export const measure: Command = defineCommand({
       ...(snapshot === undefined ? {} : { snapshot: snapshotOption(snapshot) }),
       forceShare: values["force-share"],
       hasBacking: backing_file !== undefined,
-      allowBacking: values["allow-backing"],
+      ...accessOf(values),
     });
     if (values.output === "json") print(`${prettyJson(measured)}\n`);
     else print(humanSizes(measured));

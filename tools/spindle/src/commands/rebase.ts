@@ -4,7 +4,7 @@ import { cacheModes, isDirect } from "../cache-mode.ts";
 import { type Command, defineCommand, UsageError } from "../command.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
-import { ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
+import { ACCESS, accessOf, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
 import { print, standardOutput } from "../output.ts";
 import { percentProgress } from "../percent-display.ts";
 
@@ -25,7 +25,7 @@ export const rebase: Command = defineCommand({
     "progress-bar": { short: "p", help: "show how far it is" },
     quiet: { short: "q", help: "print nothing but errors" },
     "image-opts": IMAGE_OPTS,
-    "allow-backing": ALLOW_BACKING,
+    ...ACCESS,
     "force-share": FORCE_SHARE,
   },
   async run(values, [file = ""]) {
@@ -44,7 +44,7 @@ export const rebase: Command = defineCommand({
       backing,
       unsafe,
       direct: isDirect(sourceCache),
-      allowBacking: values["allow-backing"],
+      ...accessOf(values),
       ...tell,
     });
     if (progress !== undefined) print("\n");

@@ -4,7 +4,7 @@ import { openDisk, type ResizeOptions } from "spindle";
 import { type Command, defineCommand, UsageError } from "../command.ts";
 import { EXIT_FAILURE, EXIT_OK } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
-import { ALLOW_BACKING, FORMAT, IMAGE_OPTS } from "../image-options.ts";
+import { ACCESS, accessOf, FORMAT, IMAGE_OPTS } from "../image-options.ts";
 import { complain, print } from "../output.ts";
 import { sizeParameter } from "../size-text.ts";
 
@@ -22,7 +22,7 @@ export const resize: Command = defineCommand({
     preallocation: { value: MODES.join("|"), help: "what is done for the space that is added" },
     quiet: { short: "q", help: "print nothing but errors" },
     "image-opts": IMAGE_OPTS,
-    "allow-backing": ALLOW_BACKING,
+    ...ACCESS,
   },
   async run(values, [file = "", sizeText = ""]) {
     const { format, quiet, shrink } = values;
@@ -30,7 +30,7 @@ export const resize: Command = defineCommand({
     const change = sizeChange(sizeText);
     const { filename, options } = operandImage(file, { format, imageOpts: values["image-opts"] });
     await using disk = await openDisk(filename, {
-      allowBacking: values["allow-backing"],
+      ...accessOf(values),
       ...(format === undefined ? {} : { format }),
       ...(options === undefined ? {} : { options }),
     });

@@ -10,7 +10,7 @@ import { type Command, defineCommand, numberOption, type OptionValues, UsageErro
 import { SignalWatch } from "../ending-signals.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
-import { ALLOW_BACKING, FORMAT, IMAGE_OPTS } from "../image-options.ts";
+import { ACCESS, accessOf, FORMAT, IMAGE_OPTS } from "../image-options.ts";
 import { MONITOR_OPTIONS, MonitorService, monitorPlaces } from "../monitor-service.ts";
 import { complain, type ProgressOutput, printError, standardOutput } from "../output.ts";
 import { progressDisplay } from "../progress-display.ts";
@@ -50,7 +50,7 @@ const OPTIONS = {
     oneOf: ["report", "ignore", "stop", "enospc"],
     help: "what is done when anything else fails (default: enospc with a monitor, else report)",
   },
-  "allow-backing": ALLOW_BACKING,
+  ...ACCESS,
 } as const;
 
 export const serve: Command = defineCommand({
@@ -68,7 +68,7 @@ export const serve: Command = defineCommand({
     const image = operandImage(file, { format, imageOpts, ...cacheModes(values.cache) });
     const stop = new AbortController();
     using _signals = new SignalWatch(() => stop.abort());
-    await using session = new Session({ allowBacking: values["allow-backing"] });
+    await using session = new Session(accessOf(values));
     await serveImage({ session, image, options, stop });
     return EXIT_OK;
   },

@@ -5,7 +5,7 @@ import { type Disk, openDisk } from "spindle";
 import { type Command, defineCommand, UsageError } from "../command.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
-import { ALLOW_BACKING, FORCE_SHARE, IMAGE_OPTS } from "../image-options.ts";
+import { ACCESS, accessOf, FORCE_SHARE, IMAGE_OPTS } from "../image-options.ts";
 import { print } from "../output.ts";
 import { snapshotLines } from "../snapshot-list.ts";
 
@@ -21,7 +21,7 @@ export const snapshot: Command = defineCommand({
     delete: { short: "d", value: "NAME", help: "give a snapshot up" },
     quiet: { short: "q", help: "accepted for qemu-img's sake" },
     "image-opts": IMAGE_OPTS,
-    "allow-backing": ALLOW_BACKING,
+    ...ACCESS,
     "force-share": FORCE_SHARE,
   },
   async run(values, [file = ""]) {
@@ -32,7 +32,7 @@ export const snapshot: Command = defineCommand({
     await using disk = await openDisk(filename, {
       readOnly: list,
       forceShare: values["force-share"],
-      allowBacking: values["allow-backing"],
+      ...accessOf(values),
       ...(options === undefined ? {} : { options }),
     });
     if (list) {

@@ -5,7 +5,7 @@ import { type Disk, openDisk, type StreamJob, type StreamJobOptions, type Stream
 import { type Command, defineCommand, numberOption, type OptionValues, UsageError } from "../command.ts";
 import { SignalWatch } from "../ending-signals.ts";
 import { EXIT_FAILURE, EXIT_OK, signalExitCode } from "../exit-codes.ts";
-import { ALLOW_BACKING, FORMAT } from "../image-options.ts";
+import { ACCESS, accessOf, FORMAT } from "../image-options.ts";
 import { complain, standardOutput } from "../output.ts";
 import { type ProgressDisplay, progressDisplay } from "../progress-display.ts";
 import { optionalSize } from "../size-text.ts";
@@ -41,7 +41,7 @@ const OPTIONS = {
   },
   "progress-bar": { short: "p", help: "show a bar on a terminal, plain lines otherwise" },
   progress: { value: "json", oneOf: ["json"], help: "write the progress, one JSON object a line" },
-  "allow-backing": ALLOW_BACKING,
+  ...ACCESS,
 } as const;
 
 export const stream: Command = defineCommand({
@@ -63,7 +63,7 @@ export const stream: Command = defineCommand({
     using signals = new SignalWatch(() => interrupt.abort(new BlockError("ECANCELED", `interrupted; ${GOES_ON}`)));
     const { signal } = interrupt;
     const failure = await settle(async () => {
-      const rest = { allowBacking: values["allow-backing"], signal, ...(format === undefined ? {} : { format }) };
+      const rest = { ...accessOf(values), signal, ...(format === undefined ? {} : { format }) };
       const disk = await openDisk(filename, rest);
       const streamed = await settle(() => streamDisk(disk, { ...options, signal }, display));
       const closed = await settle(() => disk.close());
