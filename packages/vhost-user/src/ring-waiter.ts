@@ -32,6 +32,8 @@ export class RingWaiter implements Waiter {
     this.#unwatch = descriptors.map((descriptor) =>
       this.#ring.watch(descriptor, () => {
         this.#kicked = true;
+        // A kick may be called back after the last look at the virtqueue: the number changes, and nobody falls asleep.
+        this.#thread.ring();
       }),
     );
   }
