@@ -2,18 +2,14 @@
  * `convert` as a whole process, in memory, against `qemu-img convert` with its best options: plain copies, and compressed
  * ones of bytes of which half can be compressed. The two take turns.
  */
-import { execFile } from "node:child_process";
 import { closeSync, openSync, writeSync } from "node:fs";
-import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import { KiB, MiB, SeededRandom } from "@spindle/base";
 import { randomBytes } from "@spindle/testkit";
 import { peer } from "@spindle/testkit/peers";
-import { type Bench, type BenchContext, inTurn, measuresBuild, scaled } from "./bench.ts";
+import { type Bench, type BenchContext, inTurn, scaled } from "./bench.ts";
+import { runProgram, spindleProgram } from "./program.ts";
 import { Scratch, writeRandomFile } from "./scratch.ts";
 import { cell, type Row, ratioCell, type Table, type Target } from "./table.ts";
-
-const run = promisify(execFile);
 
 interface Kind {
   readonly label: string;
@@ -61,17 +57,13 @@ async function measure(context: BenchContext, scratch: Scratch, kind: Kind, leng
   };
   const { ours, qemu = [] } = await inTurn<"ours" | "qemu">(rounds, {
     ours: () => timed(() => convertWithSpindle(context, argv)),
-    ...(qemuImg && { qemu: () => timed(() => run(qemuImg, ["convert", ...argv])) }),
+    ...(qemuImg && { qemu: () => timed(() => runProgram([qemuImg, "convert", ...argv])) }),
   });
   return { label: kind.label, cells: [cell(ours), cell(qemu), ratioCell(ours, qemu, kind.target)] };
 }
 
-/** The built program where figures count, and the sources otherwise. */
 async function convertWithSpindle(context: BenchContext, argv: readonly string[]): Promise<void> {
-  const script = measuresBuild(context) ? "bin/spindle.cjs" : "src/main.ts";
-  const node = measuresBuild(context) ? [] : ["--conditions=spindle-source", "--disable-warning=ExperimentalWarning"];
-  const program = fileURLToPath(new URL(`../../tools/spindle/${script}`, import.meta.url));
-  await run(process.execPath, [...node, program, "convert", ...argv]);
+  await runProgram([...spindleProgram(context), "convert", ...argv]);
 }
 
 /** Every 64 KiB is half random and half a text that repeats itself. */
