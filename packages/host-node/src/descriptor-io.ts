@@ -18,6 +18,12 @@ export const descriptorIo: DescriptorIo = {
   write: (fd, offset, vector) => whole(new FileTransfer("write", fd, offset, vector), offset, vector),
 };
 
+/** The same for files in memory, which a runner that has other things to do need not leave to another thread. */
+export const memoryDescriptorIo: DescriptorIo = {
+  read: (fd, offset, vector) => whole(new FileTransfer("read", fd, offset, vector, true), offset, vector),
+  write: (fd, offset, vector) => whole(new FileTransfer("write", fd, offset, vector, true), offset, vector),
+};
+
 /** The same for threads that may block: a request is over when its coroutine first returns, and no runner is troubled. */
 export const blockingDescriptorIo: DescriptorIo = {
   read: (fd, offset, vector) => atOnce("read", fd, offset, vector),

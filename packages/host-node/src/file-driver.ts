@@ -6,6 +6,7 @@ import * as fs from "node:fs";
 import { BlockError, type Co, isBlockError } from "@spindle/base";
 import {
   type BlockDriver,
+  type DescriptorIo,
   type DriverDefinition,
   type Extent,
   type ImageInformation,
@@ -16,7 +17,7 @@ import {
   type WriteFlags,
   zeroExtent,
 } from "@spindle/block";
-import { descriptorIo } from "./descriptor-io.ts";
+import { descriptorIo, memoryDescriptorIo } from "./descriptor-io.ts";
 import { DirectIo } from "./direct-io.ts";
 import { type Attempt, hostOperation, hostSync, linuxOperation } from "./host-operation.ts";
 import { ImageLock } from "./image-lock.ts";
@@ -48,6 +49,7 @@ class FileDriver implements BlockDriver {
   readonly growable: boolean;
   readonly identity: string;
   readonly #fd: number;
+  readonly #io: DescriptorIo;
   readonly #options: FileOptions;
   readonly #lock: ImageLock | null;
   readonly #isBlockDevice: boolean;
@@ -61,6 +63,7 @@ class FileDriver implements BlockDriver {
 
   constructor(file: OpenedFile, options: FileOptions) {
     this.#fd = file.fd;
+    this.#io = file.isInMemory ? memoryDescriptorIo : descriptorIo;
     this.identity = file.identity;
     this.#options = options;
     const calls = options.locks ? linuxCalls() : null;
@@ -89,11 +92,11 @@ class FileDriver implements BlockDriver {
   }
 
   read(offset: number, vector: IoVector): Co<void> {
-    return this.#options.direct?.read(offset, vector) ?? descriptorIo.read(this.#fd, offset, vector);
+    return this.#options.direct?.read(offset, vector) ?? this.#io.read(this.#fd, offset, vector);
   }
 
   write(offset: number, vector: IoVector): Co<void> {
-    return this.#options.direct?.write(offset, vector) ?? descriptorIo.write(this.#fd, offset, vector);
+    return this.#options.direct?.write(offset, vector) ?? this.#io.write(this.#fd, offset, vector);
   }
 
   *writeZeroes(offset: number, length: number, flags: WriteFlags): Co<void> {

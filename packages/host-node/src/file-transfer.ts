@@ -11,8 +11,8 @@ import { linuxCalls } from "./linux-calls.ts";
 /** One call transfers at most this much: the kernel's own limit is a page less than 2 GiB. */
 const CALL_BYTES_MAX: number = 1024 * 1024 * 1024;
 
-/** Reads of at most this many bytes are first tried from the page cache: copying them is shorter than a thread hop. */
-const CACHED_READ_BYTES_MAX: number = 128 * 1024;
+/** Copying so many bytes is shorter than a hop to another thread: what is in memory is read and written at once. */
+const SHORT_BYTES_MAX: number = 128 * 1024;
 
 /** How long a file that answers EAGAIN is left alone, and how often it is asked again. */
 const BUSY_WAIT_MS = 1;
@@ -27,14 +27,17 @@ export class FileTransfer implements Operation {
   readonly fd: number;
   readonly #offset: number;
   readonly #vector: IoVector;
+  readonly #inMemory: boolean;
   #done = 0;
   #attempts = 0;
 
-  constructor(direction: Direction, fd: number, offset: number, vector: IoVector) {
+  /** @param inMemory the file's system keeps all files in memory: no request waits for a disk */
+  constructor(direction: Direction, fd: number, offset: number, vector: IoVector, inMemory = false) {
     this.direction = direction;
     this.fd = fd;
     this.#offset = offset;
     this.#vector = vector;
+    this.#inMemory = inMemory;
   }
 
   get over(): boolean {
@@ -97,8 +100,13 @@ export class FileTransfer implements Operation {
    * the kernel refuse what it would have to wait for, so that the event loop is never held up.
    */
   start(settle: Settle): void {
-    if (this.over || this.#tryCached()) queueMicrotask(() => settle(undefined));
-    else this.#continue(settle);
+    let failure: unknown;
+    try {
+      if (!this.over && !this.#tryAtOnce()) return this.#continue(settle);
+    } catch (error) {
+      failure = error;
+    }
+    queueMicrotask(() => settle(failure));
   }
 
   #continue(settle: Settle): void {
@@ -119,12 +127,17 @@ export class FileTransfer implements Operation {
     });
   }
 
-  /** Reads what needs no waiting, if it is little. @returns whether the transfer is over. */
-  #tryCached(): boolean {
-    if (this.direction !== "read" || this.#vector.length > CACHED_READ_BYTES_MAX) return false;
+  /** Transfers what needs no waiting, if it is little. @returns whether the transfer is over. */
+  #tryAtOnce(): boolean {
+    if (this.#vector.length > SHORT_BYTES_MAX) return false;
+    if (this.#inMemory) this.perform();
+    else if (this.direction === "read") this.#readCached();
+    return this.over;
+  }
+
+  #readCached(): void {
     const count = linuxCalls()?.readCached(this.fd, this.#vector.buffers, this.#offset) ?? -1;
     if (count > 0) this.#done = count;
-    return this.over;
   }
 
   #callSync(): number {

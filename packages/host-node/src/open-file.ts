@@ -11,6 +11,8 @@ import { linuxCalls } from "./linux-calls.ts";
 export interface OpenedFile {
   readonly fd: number;
   readonly isBlockDevice: boolean;
+  /** Its file system keeps all files in memory: no request waits for a disk. */
+  readonly isInMemory: boolean;
   /** Bytes. */
   readonly length: number;
   /** Tells this file from every other of the host. */
@@ -63,7 +65,19 @@ export function describeFile(fd: number, filename: string): OpenedFile {
   refuseUnfit(stat, filename);
   const isBlockDevice = stat.isBlockDevice();
   const length = isBlockDevice ? deviceLength(fd, stat.rdev, filename) : Number(stat.size);
-  return { fd, isBlockDevice, length, identity: fileIdentity(stat) };
+  return { fd, isBlockDevice, isInMemory: isInMemory(fd), length, identity: fileIdentity(stat) };
+}
+
+/** What `statfs` calls file systems in memory on Linux: tmpfs, and ramfs. */
+const MEMORY_FILE_SYSTEMS: readonly number[] = [0x0102_1994, 0x8584_58f6];
+
+function isInMemory(fd: number): boolean {
+  if (process.platform !== "linux") return false;
+  try {
+    return MEMORY_FILE_SYSTEMS.includes(fs.statfsSync(`/proc/self/fd/${fd}`).type);
+  } catch {
+    return false;
+  }
 }
 
 /** What tells one file of the host from every other. */
