@@ -102,7 +102,10 @@ export class FileTransfer implements Operation {
   start(settle: Settle): void {
     let failure: unknown;
     try {
-      if (!this.over && !this.#tryAtOnce()) return this.#continue(settle);
+      if (!this.over && !this.#tryAtOnce()) {
+        this.#continue(settle);
+        return;
+      }
     } catch (error) {
       failure = error;
     }
