@@ -13,6 +13,8 @@ export interface CheckResult {
 const COPIED = 2n ** 63n;
 const COMPRESSED = 2n ** 62n;
 const OFFSET_MASK = 2n ** 56n - 512n;
+const EXTENDED_L2 = 2n ** 4n;
+const WORD = 2n ** 32n;
 
 /** Images without snapshots and bitmaps, with 16-bit counts. */
 export function checkQcow2(image: Uint8Array): CheckResult {
@@ -24,6 +26,8 @@ class Checker {
   readonly #clusterBits: number;
   readonly #clusterSize: number;
   readonly #version: number;
+  /** Bytes of an entry of an L2 table: 16 where subclusters have bits. */
+  readonly #entryBytes: number;
   readonly #references: Map<number, number> = new Map();
   readonly #corruptions: string[] = [];
   /** What the entries say of whether they are the only reference, by cluster. */
@@ -32,6 +36,7 @@ class Checker {
   constructor(image: Uint8Array) {
     this.#view = new DataView(image.buffer, image.byteOffset, image.byteLength);
     this.#version = this.#view.getUint32(4);
+    this.#entryBytes = this.#version >= 3 && (this.#view.getBigUint64(72) & EXTENDED_L2) !== 0n ? 16 : 8;
     this.#clusterBits = this.#view.getUint32(20);
     this.#clusterSize = 2 ** this.#clusterBits;
   }
@@ -67,11 +72,23 @@ class Checker {
     const what = `L2 table ${l1Index}`;
     if (!this.#refer(table, what)) return;
     this.#noteCopied(table, l1Entry, what);
-    for (let index = 0; index < this.#clusterSize / 8; index++) {
-      const entry = this.#entry(table + index * 8);
+    for (let index = 0; index < this.#clusterSize / this.#entryBytes; index++) {
+      const entry = this.#entry(table + index * this.#entryBytes);
+      if (this.#entryBytes === 16) this.#checkBits(table + index * 16, `entry ${index} of ${what}`);
       if ((entry & COMPRESSED) !== 0n) this.#referCompressed(entry);
       else this.#referData(entry, `entry ${index} of ${what}`);
     }
+  }
+
+  /** A subcluster is data or zeros, data only in a host cluster, and neither where the cluster is compressed. */
+  #checkBits(at: number, what: string): void {
+    const entry = this.#entry(at);
+    const bits = this.#entry(at + 8);
+    const isCompressed = (entry & COMPRESSED) !== 0n;
+    if (isCompressed && bits !== 0n) this.#corruptions.push(`${what} is compressed and has bits of subclusters`);
+    if (((bits / WORD) & bits) !== 0n) this.#corruptions.push(`${what} has subclusters that are data and zeros`);
+    if (!isCompressed && (entry & OFFSET_MASK) === 0n && bits % WORD !== 0n)
+      this.#corruptions.push(`${what} has data without a cluster`);
   }
 
   #referData(entry: bigint, what: string): void {
