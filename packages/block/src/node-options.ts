@@ -94,10 +94,12 @@ const QAPI_TYPE_NAMES: Readonly<Record<OptionType, string>> = {
   number: "integer",
   boolean: "boolean",
   object: "object",
+  "string or object": "object",
 };
 
 function expectType(key: string, value: unknown, type: OptionType): void {
-  const matches = type === "number" ? Number.isSafeInteger(value) : typeof value === type && value !== null;
+  const isOne = type.split(" or ").includes(typeof value) && value !== null;
+  const matches = type === "number" ? Number.isSafeInteger(value) : isOne;
   if (!matches)
     throw new BlockError("EINVAL", `Invalid parameter type for '${key}', expected: ${QAPI_TYPE_NAMES[type]}`);
 }

@@ -6,7 +6,7 @@ import type { Environment } from "./environment.ts";
 import type { BlockNode, Children } from "./node.ts";
 import type { OptionRecord } from "./node-options.ts";
 
-export type OptionType = "string" | "number" | "boolean" | "object";
+export type OptionType = "string" | "number" | "boolean" | "object" | "string or object";
 
 /** What tells a driver when a cluster that it freed may be reused; a node's range lock satisfies it. */
 export interface InFlightTickets {

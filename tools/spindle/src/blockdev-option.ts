@@ -71,7 +71,8 @@ function emptyTree(): Tree {
 function typedNode(tree: Tree, registry: DriverRegistry): OptionRecord {
   const { driver } = tree;
   const definition = typeof driver === "string" && registry.has(driver) ? registry.get(driver) : undefined;
-  const known: Readonly<Record<string, OptionType>> = { ...definition?.options, ...COMMON_OPTIONS };
+  const own = definition === undefined ? formatOptions(registry) : definition.options;
+  const known: Readonly<Record<string, OptionType>> = { ...own, ...COMMON_OPTIONS };
   const nodes = [fileOption(definition ?? {}), "backing"];
   const entries = Object.entries(tree).map(([key, value]): [string, unknown] => {
     if (nodes.includes(key) && typeof value === "object") return [key, typedNode(value, registry)];
@@ -79,6 +80,12 @@ function typedNode(tree: Tree, registry: DriverRegistry): OptionRecord {
     return [key, typedValue(key, value, Object.hasOwn(known, key) ? known[key] : undefined)];
   });
   return Object.fromEntries(entries);
+}
+
+/** The options of all formats, for a node whose format will be found by looking. */
+function formatOptions(registry: DriverRegistry): Readonly<Record<string, OptionType>> {
+  const formats = registry.names().map((name) => registry.get(name));
+  return Object.assign({}, ...formats.filter(({ kind }) => kind === "format").map(({ options }) => options));
 }
 
 const SWITCHES: Readonly<Record<string, boolean>> = {
@@ -104,6 +111,8 @@ function typedValue(key: string, value: string | Tree, type: OptionType | undefi
 }
 
 function sizeValue(key: string, text: string): number {
+  // Whose option it is says whether it may be negative.
+  if (/^-\d+$/.test(text)) return Number(text);
   try {
     return parseSize(text);
   } catch {

@@ -41,6 +41,7 @@ import { reclaimLeaks } from "./leaks.ts";
 import { Qcow2ClusterMap } from "./mapping.ts";
 import { measureQcow2 } from "./measure.ts";
 import { collectMetadata, MetadataClusters } from "./metadata-clusters.ts";
+import { QCOW2_OPEN_OPTIONS, qcow2OpenOptions } from "./open-options.ts";
 import { readPadded } from "./padded-read.ts";
 import { PersistentBitmaps } from "./persistent-bitmaps.ts";
 import { preallocateClusters } from "./preallocate.ts";
@@ -331,7 +332,7 @@ export const qcow2Format: DriverDefinition = {
   supportsBacking: true,
   supportsCompression: true,
   ownsFile: true,
-  options: { encrypt: "object" },
+  options: QCOW2_OPEN_OPTIONS,
   probe(head) {
     const isQcow = head.length >= 8 && new DataView(head.buffer, head.byteOffset).getUint32(0) === QCOW2_MAGIC;
     return isQcow && new DataView(head.buffer, head.byteOffset).getUint32(4) >= 2 ? 100 : 0;
@@ -390,12 +391,14 @@ function* openState(request: OpenRequest, header: Qcow2Header, encryption: Encry
   const l1 = new DataView(l1Bytes.buffer);
   // Who only reads needs no counts, and can still read what a damaged image has.
   const { readOnly } = request;
-  const refcounts = readOnly ? Refcounts.none(header, file) : yield* Refcounts.open(header, file);
+  const options = qcow2OpenOptions(request.options, header);
+  const cacheBytes = options.refcountCacheBytes;
+  const refcounts = readOnly ? Refcounts.none(header, file) : yield* Refcounts.open(header, file, cacheBytes);
   const snapshots = readOnly ? NO_SNAPSHOTS : yield* readSnapshotMetadata(file(), header);
   const metadata = readOnly
     ? new MetadataClusters(new Uint32Array(0))
-    : collectMetadata(header, l1, refcounts, snapshots, file().length);
+    : collectMetadata({ header, l1, refcounts, snapshots, checks: options.checks }, file().length);
   const allocator = new Allocator(refcounts, metadata, file);
   const parts = { header, children, environment, encryption, inFlight, refcounts, allocator };
-  return new ImageState({ ...parts, metadata, snapshots, l1 });
+  return new ImageState({ ...parts, metadata, snapshots, l1, options });
 }

@@ -8,6 +8,7 @@ import type { Encryption } from "./encryption.ts";
 import { EntryLayout } from "./entry-layout.ts";
 import type { Qcow2Header } from "./header.ts";
 import type { MetadataClusters } from "./metadata-clusters.ts";
+import type { Qcow2OpenOptions } from "./open-options.ts";
 import type { Refcounts } from "./refcount.ts";
 import type { SnapshotMetadata } from "./snapshot-metadata.ts";
 import { TableCache } from "./table-cache.ts";
@@ -48,6 +49,8 @@ export class ImageState {
   /** Indices of 512-byte sectors of the L1 table that differ from the file. */
   readonly dirtyL1: Set<number> = new Set();
   readonly l2: TableCache;
+  /** Whether refcounts may be behind; what the header says when undefined. */
+  readonly lazyRefcounts: boolean | undefined;
   /** Freed since the last write-back began: the file may still point at them. */
   freed: FreedRun[] = [];
   /** The file does not point at them any more; requests in flight may still use them. */
@@ -69,7 +72,7 @@ export class ImageState {
       | "metadata"
       | "snapshots"
       | "l1"
-    >,
+    > & { readonly options: Qcow2OpenOptions },
   ) {
     this.header = parts.header;
     this.clusterSize = 2 ** parts.header.clusterBits;
@@ -84,7 +87,9 @@ export class ImageState {
     this.metadata = parts.metadata;
     this.snapshots = parts.snapshots;
     this.l1 = parts.l1;
-    const cacheBytes = this.file.readOnly ? READ_ONLY_CACHE_BYTES : L2_CACHE_BYTES;
+    const { lazyRefcounts, l2CacheBytes } = parts.options;
+    this.lazyRefcounts = lazyRefcounts;
+    const cacheBytes = l2CacheBytes ?? (this.file.readOnly ? READ_ONLY_CACHE_BYTES : L2_CACHE_BYTES);
     this.l2 = new TableCache(Math.max(4, cacheBytes / this.clusterSize));
   }
 

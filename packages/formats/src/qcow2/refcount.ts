@@ -33,11 +33,11 @@ export class Refcounts {
   /** Tables that were replaced by larger ones; the header in the file still points at the first of them. */
   replaced: readonly ReplacedTable[] = [];
 
-  constructor(header: Qcow2Header, table: Float64Array, file: () => BlockNode) {
+  constructor(header: Qcow2Header, table: Float64Array, file: () => BlockNode, cacheBytes: number = CACHE_BYTES) {
     this.clusterSize = 2 ** header.clusterBits;
     this.#order = header.refcountOrder;
     this.entriesPerBlock = (this.clusterSize * 8) / 2 ** header.refcountOrder;
-    this.blocks = new TableCache(Math.max(4, CACHE_BYTES / this.clusterSize));
+    this.blocks = new TableCache(Math.max(4, cacheBytes / this.clusterSize));
     this.table = table;
     this.tableOffset = header.refcountTableOffset;
     this.#file = file;
@@ -110,7 +110,7 @@ export class Refcounts {
   }
 
   /** Reads the table of an image that is being opened for writing. */
-  static *open(header: Qcow2Header, file: () => BlockNode): Co<Refcounts> {
+  static *open(header: Qcow2Header, file: () => BlockNode, cacheBytes?: number): Co<Refcounts> {
     const bytes = new Uint8Array(header.refcountTableClusters * 2 ** header.clusterBits);
     if (header.refcountTableOffset + bytes.length - file().length >= 2 ** header.clusterBits)
       throw new BlockError("EINVAL", "the refcount table stands beyond the end of the image file");
@@ -121,7 +121,7 @@ export class Refcounts {
     // The low nine bits are reserved.
     for (let index = 0; index < table.length; index++)
       table[index] = Math.floor(view.u64be(index * 8, "refcount table entry") / 512) * 512;
-    return new Refcounts(header, table, file);
+    return new Refcounts(header, table, file, cacheBytes);
   }
 }
 

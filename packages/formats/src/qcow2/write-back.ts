@@ -79,8 +79,9 @@ export class WriteBack {
 
   /** The image wants it, and what waits in memory is not too much. */
   get #mayBeLazy(): boolean {
-    const { header, refcounts, clusterSize } = this.#state;
-    const wants = header.version >= 3 && (header.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS) !== 0n;
+    const { header, refcounts, clusterSize, lazyRefcounts } = this.#state;
+    const isLazyImage = header.version >= 3 && (header.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS) !== 0n;
+    const wants = lazyRefcounts ?? isLazyImage;
     return wants && refcounts.blocks.dirtyCount * clusterSize <= LAZY_BYTES_MAX;
   }
 

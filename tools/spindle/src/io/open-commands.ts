@@ -76,6 +76,11 @@ export const close: ImageCommand = {
   run: ({ shell }) => shell.close(),
 };
 
+/** Whether an option says all that another one said: `overlap-check` does for `overlap-check.template`, and the other way. */
+function replaces(key: string, other: string): boolean {
+  return key === other || key.startsWith(`${other}.`) || other.startsWith(`${key}.`);
+}
+
 /** What `reopen` is asked to change. */
 interface Change {
   readonly mode: OpenMode;
@@ -100,7 +105,7 @@ export const reopen: ImageCommand = {
     if (operands.length > 0) throw new CommandMisuse();
     const { filename, pairs } = image.name;
     const changed = change.pairs.map(([key]) => key);
-    const kept = pairs.filter(([key]) => !changed.includes(key));
+    const kept = pairs.filter(([key]) => !changed.some((other) => replaces(other, key)));
     await shell.reopen({ filename, pairs: [...kept, ...change.pairs] }, change.mode);
   },
 };
@@ -130,7 +135,7 @@ function requestedChange(image: IoImage, options: readonly (readonly [string, st
       if (key === "read-only" && access.length > 0) throw complaint("Cannot set both -r/-w and 'read-only'");
       if (key.startsWith("cache.") && caches.length > 0) throw complaint("Cannot set both -c and the cache options");
       mode = change(mode, switchValue(key, value));
-    } else if (image.changeableOptions.includes(key)) own.push([key, value]);
+    } else if (image.changeableOptions.includes(key.replace(/\..*$/, ""))) own.push([key, value]);
     else if (image.lastingOption(key) !== value)
       throw complaint(`Cannot change the option '${key.replace(/^.*\./, "")}'`);
   }
