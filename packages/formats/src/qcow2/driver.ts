@@ -19,13 +19,12 @@ import {
 } from "@spindle/block";
 import { ClusterImage } from "../cluster-image.ts";
 import { CIPHER_SECTOR } from "../luks/sector-cipher.ts";
-import { Allocator } from "./allocate.ts";
 import { amendImage, QCOW2_AMEND_OPTIONS } from "./amend.ts";
 import { dropBackingFile, renameBackingFile } from "./backing-link.ts";
 import { checkQcow2 } from "./check.ts";
 import { Corruption } from "./corruption.ts";
 import { createQcow2, parsePreallocation, QCOW2_CREATE_OPTIONS } from "./create.ts";
-import { type Encryption, openEncryption } from "./encryption.ts";
+import { openEncryption } from "./encryption.ts";
 import { encryptionToOpen } from "./encryption-options.ts";
 import {
   type CompressionType,
@@ -36,20 +35,17 @@ import {
   QCOW2_MAGIC,
   type Qcow2Header,
 } from "./header.ts";
-import { ImageState } from "./image-state.ts";
+import type { ImageState } from "./image-state.ts";
 import { reclaimLeaks } from "./leaks.ts";
 import { Qcow2ClusterMap } from "./mapping.ts";
 import { measureQcow2 } from "./measure.ts";
-import { collectMetadata, MetadataClusters } from "./metadata-clusters.ts";
-import { QCOW2_OPEN_OPTIONS, qcow2OpenOptions } from "./open-options.ts";
-import { readPadded } from "./padded-read.ts";
+import { QCOW2_OPEN_OPTIONS } from "./open-options.ts";
+import { openState } from "./open-state.ts";
 import { PersistentBitmaps } from "./persistent-bitmaps.ts";
 import { preallocateClusters } from "./preallocate.ts";
 import { readHeader } from "./read-header.ts";
-import { Refcounts } from "./refcount.ts";
 import { emptyImage, growL1, resizeImage } from "./resize.ts";
 import { Qcow2Snapshots, type SnapshotParts } from "./snapshot.ts";
-import { NO_SNAPSHOTS, readSnapshotMetadata } from "./snapshot-metadata.ts";
 import { WriteBack } from "./write-back.ts";
 
 const HEADER_AUTOCLEAR = 88;
@@ -378,27 +374,4 @@ function* clearAutoclear(state: ImageState): Co<void> {
   yield* file.write(HEADER_AUTOCLEAR, IoVector.of(bits.bytes));
   yield* file.flush();
   state.header = { ...header, autoclear: kept };
-}
-
-function* openState(request: OpenRequest, header: Qcow2Header, encryption: Encryption | null): Co<ImageState> {
-  const { children, environment, inFlight } = request;
-  const file = (): BlockNode => children.file as BlockNode;
-  const l1Bytes = new Uint8Array(header.l1Entries * 8);
-  // The file may end inside of its last cluster.
-  if (header.l1Offset + l1Bytes.length - file().length >= 2 ** header.clusterBits)
-    throw new BlockError("EINVAL", "the L1 table stands beyond the end of the image file");
-  yield* readPadded(file(), header.l1Offset, l1Bytes);
-  const l1 = new DataView(l1Bytes.buffer);
-  // Who only reads needs no counts, and can still read what a damaged image has.
-  const { readOnly } = request;
-  const options = qcow2OpenOptions(request.options, header);
-  const cacheBytes = options.refcountCacheBytes;
-  const refcounts = readOnly ? Refcounts.none(header, file) : yield* Refcounts.open(header, file, cacheBytes);
-  const snapshots = readOnly ? NO_SNAPSHOTS : yield* readSnapshotMetadata(file(), header);
-  const metadata = readOnly
-    ? new MetadataClusters(new Uint32Array(0))
-    : collectMetadata({ header, l1, refcounts, snapshots, checks: options.checks }, file().length);
-  const allocator = new Allocator(refcounts, metadata, file);
-  const parts = { header, children, environment, encryption, inFlight, refcounts, allocator };
-  return new ImageState({ ...parts, metadata, snapshots, l1, options });
 }
