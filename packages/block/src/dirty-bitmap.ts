@@ -64,12 +64,9 @@ export class DirtyBitmap {
     return this.#bits;
   }
 
-  /** Bytes that are marked, as far as the disk of this length goes. */
-  *markedBytes(diskLength: number): Co<number> {
-    const bits = yield* this.bits();
-    const last = Math.floor(diskLength / this.granularity);
-    const cut = diskLength % this.granularity !== 0 && bits.covers(last, last + 1);
-    return bits.count() * this.granularity - (cut ? this.granularity - (diskLength % this.granularity) : 0);
+  /** Bytes that its marks stand for; the last one may reach beyond the end of the disk. */
+  *markedBytes(): Co<number> {
+    return (yield* this.bits()).count() * this.granularity;
   }
 
   /** Forgets what is beyond the end of a disk of this length. */

@@ -33,6 +33,12 @@ export interface NewBitmap {
   readonly persistent: boolean;
 }
 
+/** A bitmap of this or of another node. */
+export interface BitmapReference {
+  readonly bitmaps: DirtyBitmaps;
+  readonly name: string;
+}
+
 export class DirtyBitmaps {
   readonly #nodeName: string;
   readonly #clusterSize: number;
@@ -113,18 +119,25 @@ export class DirtyBitmaps {
     this.#list = this.#list.filter((other) => other !== bitmap);
   }
 
-  /** @throws {BlockError} as {@link findUsable} does; EINVAL when the disks differ in length. */
-  *merge(name: string, from: DirtyBitmaps, sourceName: string): Co<void> {
-    const source = from.find(sourceName);
+  /**
+   * Marks in a bitmap what others have marked.
+   * @throws {BlockError} as {@link findUsable} does; EINVAL when the disks differ in length. Nothing is marked then.
+   */
+  *merge(name: string, sources: readonly BitmapReference[]): Co<void> {
+    this.find(name);
+    const found = sources.map((source) => source.bitmaps.find(source.name));
     const target = this.findUsable(name);
-    from.findUsable(sourceName);
-    if (from.diskLength !== this.diskLength)
-      throw new BlockError(
-        "EINVAL",
-        "Bitmaps are of different sizes " +
-          `(destination size is ${this.diskLength}, source size is ${from.diskLength}) and can't be merged`,
-      );
-    yield* target.merge(source);
+    for (const source of sources) {
+      source.bitmaps.findUsable(source.name);
+      const { diskLength } = source.bitmaps;
+      if (diskLength !== this.diskLength)
+        throw new BlockError(
+          "EINVAL",
+          "Bitmaps are of different sizes " +
+            `(destination size is ${this.diskLength}, source size is ${diskLength}) and can't be merged`,
+        );
+    }
+    for (const source of found) yield* target.merge(source);
   }
 
   /**

@@ -1,10 +1,11 @@
 export { type AioRequest, Backend, type BlockRequest, type Disk } from "./backend.ts";
 export { backingOf, type ChainExtent, chainOf, chainStatus, skipFilters } from "./chain.ts";
+export { changeBitmaps } from "./change-bitmaps.ts";
 export type { CheckRequest, CheckResult, Repair } from "./check.ts";
 export type { Allocation, ClusterMap, Mapping, MappingKind } from "./cluster-map.ts";
 export type { BreakpointListener, Breakpoints, DebugEvent } from "./debug-event.ts";
 export { DirtyBitmap, type StoredBits } from "./dirty-bitmap.ts";
-export { type BitmapStorage, DirtyBitmaps, type NewBitmap } from "./dirty-bitmaps.ts";
+export { type BitmapReference, type BitmapStorage, DirtyBitmaps, type NewBitmap } from "./dirty-bitmaps.ts";
 export { type DescriptorIo, DiskPort, type DiskPortHandle } from "./disk-port.ts";
 export type { BackingFile, BlockDriver, ImageInformation, Preallocation, WriteFlags } from "./driver.ts";
 export type {

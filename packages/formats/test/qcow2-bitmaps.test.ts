@@ -109,7 +109,7 @@ describe("persistent bitmaps", () => {
                   chosen.enabled = !chosen.enabled;
                   return;
                 case 2: {
-                  yield* node.bitmaps.merge(name, node.bitmaps, source);
+                  yield* node.bitmaps.merge(name, [{ bitmaps: node.bitmaps, name: source }]);
                   const from = model.get(source)!;
                   for (const granule of [...from.granules])
                     for (const one of touched(chosen.granularity, granule * from.granularity, from.granularity))

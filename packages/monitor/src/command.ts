@@ -46,8 +46,10 @@ export type ArgumentType =
   | "string?"
   | "integer"
   | "integer?"
+  | "uint32?"
   | "boolean"
   | "boolean?"
+  | "array"
   | { readonly oneOf: readonly string[] };
 
 type ValueOf<T> = T extends { readonly oneOf: readonly (infer W)[] }
@@ -58,11 +60,13 @@ type ValueOf<T> = T extends { readonly oneOf: readonly (infer W)[] }
       ? string | undefined
       : T extends "integer"
         ? number
-        : T extends "integer?"
+        : T extends "integer?" | "uint32?"
           ? number | undefined
-          : T extends "boolean"
-            ? boolean
-            : boolean | undefined;
+          : T extends "array"
+            ? readonly JsonValue[]
+            : T extends "boolean"
+              ? boolean
+              : boolean | undefined;
 
 /** The checked values of a command's arguments. */
 export type ArgumentValues<A> = { readonly [K in keyof A]: ValueOf<A[K]> };
@@ -115,7 +119,12 @@ function checkValue(name: string, type: ArgumentType, value: JsonValue): unknown
     if (!type.oneOf.includes(value)) throw parameterValue(name, value);
     return value;
   }
+  if (type === "array") {
+    if (!Array.isArray(value)) throw parameterType(name, "array");
+    return value;
+  }
   const wanted = type.replace("?", "");
+  if (wanted === "uint32") return checkUnsigned(name, value);
   if (wanted === "integer") return checkInteger(name, value);
   if (typeof value !== wanted) throw parameterType(name, wanted);
   refuseNul(name, value);
@@ -127,6 +136,13 @@ function checkInteger(name: string, value: JsonValue): number {
   if (Number.isSafeInteger(value)) return value as number;
   if (typeof value !== "bigint" || value >= 2n ** 63n) throw parameterType(name, "integer");
   throw new BlockError("EINVAL", `Parameter '${name}' expects a value from -(2^53 - 1) to 2^53 - 1`);
+}
+
+/** QEMU's words tell of the type that it reads, and of the one that it keeps. */
+function checkUnsigned(name: string, value: JsonValue): number {
+  if (!Number.isSafeInteger(value)) throw new BlockError("EINVAL", `Parameter '${name}' expects uint64`);
+  if ((value as number) >= 0 && (value as number) < 2 ** 32) return value as number;
+  throw new BlockError("EINVAL", `Parameter '${name}' expects uint32_t`);
 }
 
 /** @throws {BlockError} EINVAL when a string inside of a value holds a NUL: hosts end names there. */

@@ -1,10 +1,12 @@
 /** What `query-named-block-nodes` says of a node: QEMU's BlockDeviceInfo and ImageInfo (block-core.json). */
+import type { Co } from "@spindle/base";
 import { type BlockNode, backingOf, skipFilters } from "@spindle/block";
 import { given } from "./given.ts";
 
 /** @param flat without the images below it */
-export function blockNodeInfo(node: BlockNode, flat: boolean): Readonly<Record<string, unknown>> {
+export function* blockNodeInfo(node: BlockNode, flat: boolean): Co<Readonly<Record<string, unknown>>> {
   const backing = node.children.backing;
+  const bitmaps = yield* bitmapInfos(node);
   return {
     "node-name": node.name,
     drv: node.driver.name,
@@ -14,6 +16,7 @@ export function blockNodeInfo(node: BlockNode, flat: boolean): Readonly<Record<s
     backing_file_depth: flat ? 0 : depthBelow(node),
     image: imageInfo(node, flat),
     encrypted: information(node).encrypted === true,
+    ...given({ "dirty-bitmaps": bitmaps.length === 0 ? undefined : bitmaps }),
     cache: { writeback: true, direct: node.cache.direct === true, "no-flush": node.cache.noFlush === true },
     detect_zeroes: "off",
     write_threshold: 0,
@@ -24,6 +27,18 @@ export function blockNodeInfo(node: BlockNode, flat: boolean): Readonly<Record<s
     iops_rd: 0,
     iops_wr: 0,
   };
+}
+
+/** Its dirty bitmaps, the newest first. */
+function* bitmapInfos(node: BlockNode): Co<Readonly<Record<string, unknown>>[]> {
+  const infos: Readonly<Record<string, unknown>>[] = [];
+  for (const bitmap of node.bitmaps.list()) {
+    const { name, granularity, enabled, persistent, inconsistent } = bitmap;
+    const count = inconsistent ? 0 : yield* bitmap.markedBytes();
+    const mark = inconsistent ? { inconsistent } : {};
+    infos.unshift({ name, granularity, count, recording: enabled, busy: false, persistent, ...mark });
+  }
+  return infos;
 }
 
 /** The file name of the image that a node gives access to; empty when it has none. */

@@ -41,7 +41,7 @@ export function* copyBitmaps(bitmaps: readonly DirtyBitmap[], from: DirtyBitmaps
       throw isBlockError(error) ? failure(`Failed to create bitmap ${name}`, error) : error;
     }
     try {
-      yield* to.merge(name, from, name);
+      yield* to.merge(name, [{ bitmaps: from, name }]);
     } catch (error) {
       yield* to.remove(name);
       throw isBlockError(error) ? failure(`Failed to populate bitmap ${name}`, error) : error;

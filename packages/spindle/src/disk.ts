@@ -199,7 +199,7 @@ export class Disk implements AsyncDisposable {
    */
   async mergeBitmap(name: string, source: string, from: Disk = this): Promise<void> {
     const other = skipFilters(from.#backend.node).bitmaps;
-    await this.#changeBitmaps((bitmaps) => bitmaps.merge(name, other, source));
+    await this.#changeBitmaps((bitmaps) => bitmaps.merge(name, [{ bitmaps: other, name: source }]));
   }
 
   /** The runs of the disk, one after the other, and where each stands in the chain. */

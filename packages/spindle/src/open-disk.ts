@@ -13,6 +13,8 @@ export interface OpenDiskOptions extends ImageAccess {
   readonly direct?: boolean;
   /** Default false. */
   readonly readOnly?: boolean;
+  /** Opens nothing that the image names: what it leaves to its backing file reads as zeros. Default false. */
+  readonly alone?: boolean;
   /** Opens it although another program may be writing it; only with `readOnly`. Default false. */
   readonly forceShare?: boolean;
   /**
@@ -31,7 +33,7 @@ export interface OpenDiskOptions extends ImageAccess {
  */
 export async function openDisk(filename: string, options: OpenDiskOptions = {}): Promise<Disk> {
   const { format, options: imageOptions, direct = false, readOnly = false, forceShare = false } = options;
-  const { workers, signal } = options;
+  const { alone = false, workers, signal } = options;
   signal?.throwIfAborted();
   const session = new Session(options);
   try {
@@ -39,7 +41,7 @@ export async function openDisk(filename: string, options: OpenDiskOptions = {}):
     // When opening fails, that is what the caller hears of.
     ready?.catch(() => {});
     const name = { filename, format, options: imageOptions, direct };
-    const node = await session.run(openChain(session.graph, name, { readOnly, forceShare }));
+    const node = await session.run(openChain(session.graph, name, { readOnly, forceShare, alone }));
     await ready;
     signal?.throwIfAborted();
     return new Disk(session, node, filename);

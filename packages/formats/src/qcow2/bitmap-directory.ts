@@ -75,11 +75,14 @@ export function* readBitmapDirectory(
   diskSize: number,
 ): Co<BitmapEntry[]> {
   if (length === 0) throw invalid("Requested bitmap directory size is zero");
-  const view = new ByteView(new Uint8Array(length));
+  // Beyond the end of the file there are zeros, which are no entry: they need not be in memory.
+  const present = Math.max(0, file.length - offset);
+  const view = new ByteView(new Uint8Array(Math.min(length, present + ENTRY_BYTES)));
   yield* readPadded(file, offset, view.bytes);
   const found: BitmapEntry[] = [];
   for (let at = 0; at < length; ) {
     if (at + ENTRY_BYTES > length) throw invalid("Broken bitmap directory");
+    if (at + ENTRY_BYTES > view.length) throw invalid("Bitmap '' doesn't satisfy the constraints");
     if (found.length === count) throw invalid("More bitmaps found than specified in header extension");
     const nameSize = view.u16be(at + 18);
     const extraSize = view.u32be(at + 20);

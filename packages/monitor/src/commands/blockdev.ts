@@ -43,6 +43,8 @@ export const blockdevCommands: readonly Command[] = [
     { changesGraph: true },
   ),
   command("query-named-block-nodes", { flat: "boolean?" }, function* ({ graph }, { flat }) {
-    return graph.nodes().map((node) => blockNodeInfo(node, flat === true));
+    const infos: Readonly<Record<string, unknown>>[] = [];
+    for (const node of graph.nodes()) infos.push(yield* blockNodeInfo(node, flat === true));
+    return infos;
   }),
 ];

@@ -57,7 +57,9 @@ export const bitmap: Command = defineCommand({
     const access = accessOf(values);
     await using disk = await openDisk(image.filename, { ...access, ...given(image) });
     const source = sourceFile === undefined ? undefined : operandImage(sourceFile, { format: sourceFormat });
-    await using other = source && (await openDisk(source.filename, { ...access, readOnly: true, ...given(source) }));
+    // Its own backing file may be the image itself.
+    const alone = { alone: true, readOnly: true } as const;
+    await using other = source && (await openDisk(source.filename, { ...access, ...alone, ...given(source) }));
     for (const action of actions) await act(disk, name, action, { granularity, other });
     return EXIT_OK;
   },
