@@ -3,9 +3,15 @@ import { alignDown, alignUp, type Co } from "@spindle/base";
 import type { DebugEvent } from "./debug-event.ts";
 import type { BlockDriver, WriteFlags } from "./driver.ts";
 import { IoVector } from "./io-vector.ts";
+import type { BlockNode } from "./node.ts";
 
-/** Hears of the steps of a read-modify-write. */
-type Tell = (event: DebugEvent) => Co<void>;
+/** A node, as far as these look at it. */
+type AlignedNode = Pick<BlockNode, "driver" | "children" | "tell">;
+
+/** The node below may be why requests have a unit: it is told as if it filled them up itself. */
+function tell(node: AlignedNode, event: DebugEvent): Co<void> {
+  return (node.driver.debugEvent === undefined ? (node.children.file ?? node) : node).tell(event);
+}
 
 export function* readAligned(driver: BlockDriver, offset: number, vector: IoVector): Co<void> {
   const unit = driver.requestAlignment;
@@ -20,13 +26,8 @@ export function* readAligned(driver: BlockDriver, offset: number, vector: IoVect
 }
 
 /** The caller holds the units exclusively. */
-export function* writeAligned(
-  driver: BlockDriver,
-  offset: number,
-  vector: IoVector,
-  flags: WriteFlags,
-  tell: Tell,
-): Co<void> {
+export function* writeAligned(node: AlignedNode, offset: number, vector: IoVector, flags: WriteFlags): Co<void> {
+  const { driver } = node;
   const unit = driver.requestAlignment;
   const start = alignDown(offset, unit);
   const end = alignUp(offset + vector.length, unit);
@@ -34,33 +35,28 @@ export function* writeAligned(
   const head = new Uint8Array(offset - start);
   const tail = new Uint8Array(end - offset - vector.length);
   if (head.length > 0) {
-    yield* tell("pwritev_rmw_head");
+    yield* tell(node, "pwritev_rmw_head");
     yield* readAligned(driver, start, IoVector.of(head));
-    yield* tell("pwritev_rmw_after_head");
+    yield* tell(node, "pwritev_rmw_after_head");
   }
   if (tail.length > 0) {
-    yield* tell("pwritev_rmw_tail");
+    yield* tell(node, "pwritev_rmw_tail");
     yield* readAligned(driver, end - tail.length, IoVector.of(tail));
-    yield* tell("pwritev_rmw_after_tail");
+    yield* tell(node, "pwritev_rmw_after_tail");
   }
   const padded = new IoVector([head, ...vector.buffers, tail].filter((part) => part.length > 0));
   yield* driver.write(start, padded, flags);
 }
 
 /** The same for zeros: whole units without writing them. */
-export function* zeroAligned(
-  driver: BlockDriver,
-  offset: number,
-  length: number,
-  flags: WriteFlags,
-  tell: Tell,
-): Co<void> {
+export function* zeroAligned(node: AlignedNode, offset: number, length: number, flags: WriteFlags): Co<void> {
+  const { driver } = node;
   const unit = driver.requestAlignment;
   const head = Math.min(alignUp(offset, unit) - offset, length);
   const tail = (length - head) % unit;
   const zeros = (count: number): IoVector => IoVector.of(new Uint8Array(count));
-  if (head > 0) yield* writeAligned(driver, offset, zeros(head), flags, tell);
+  if (head > 0) yield* writeAligned(node, offset, zeros(head), flags);
   const middle = length - head - tail;
   if (middle > 0) yield* driver.writeZeroes(offset + head, middle, flags);
-  if (tail > 0) yield* writeAligned(driver, offset + length - tail, zeros(tail), flags, tell);
+  if (tail > 0) yield* writeAligned(node, offset + length - tail, zeros(tail), flags);
 }

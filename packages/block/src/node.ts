@@ -249,7 +249,7 @@ export class BlockNode {
       try {
         this.#checkRange("write zeroes", offset, length);
         this.bitmaps.mark(offset, length);
-        yield* zeroAligned(this.driver, offset, length, flags, this.#tellOfUnits);
+        yield* zeroAligned(this, offset, length, flags);
       } finally {
         range.release();
       }
@@ -366,17 +366,11 @@ export class BlockNode {
     try {
       this.#checkRange("write", offset, vector.length);
       this.bitmaps.mark(offset, vector.length);
-      yield* writeAligned(this.driver, offset, vector, flags, this.#tellOfUnits);
+      yield* writeAligned(this, offset, vector, flags);
     } finally {
       range.release();
     }
   }
-
-  /** The node below may be why requests have a unit: it is told as if it filled them up itself. */
-  readonly #tellOfUnits = (event: DebugEvent): Co<void> => {
-    const told = this.driver.debugEvent === undefined ? (this.children.file ?? this) : this;
-    return told.tell(event);
-  };
 
   #checkWritable(operation: string, offset: number, length: number): void {
     if (this.readOnly) throw this.#error("EROFS", "Block node is read-only", operation, offset, length);

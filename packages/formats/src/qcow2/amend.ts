@@ -12,6 +12,7 @@ import {
   EXTENSION_FEATURE_NAMES,
   QCOW2_COMPAT_LAZY_REFCOUNTS,
   QCOW2_INCOMPAT_DIRTY,
+  type Qcow2Header,
 } from "./header.ts";
 import { extensionsLength, PREFIX_BYTES } from "./header-extensions.ts";
 import type { PersistentBitmaps } from "./persistent-bitmaps.ts";
@@ -93,7 +94,7 @@ export function* amendImage(
 function parseWanted({ state }: AmendParts, options: Readonly<Record<string, string>>): Wanted {
   const { header } = state;
   const { compat, refcount_bits, lazy_refcounts, size } = options;
-  checkExtras(options);
+  checkExtras(header, options);
   const isLazy = (header.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS) !== 0n;
   return {
     version: compat === undefined ? header.version : parseVersion(compat),
@@ -103,14 +104,18 @@ function parseWanted({ state }: AmendParts, options: Readonly<Record<string, str
   };
 }
 
-/** Images with a data file or with encryption are not opened: there is nothing of theirs to change. */
-function checkExtras({ data_file, data_file_raw, ...options }: Readonly<Record<string, string>>): void {
+/** Images with a data file are not opened: there is nothing of theirs to change. */
+function checkExtras(
+  { cryptMethod }: Qcow2Header,
+  { data_file, data_file_raw, ...options }: Readonly<Record<string, string>>,
+): void {
   if (data_file !== undefined)
     throw new BlockError("EINVAL", "data-file can only be set for images that use an external data file");
   if (data_file_raw !== undefined && parseSwitch("data_file_raw", data_file_raw))
     throw new BlockError("EINVAL", "data-file-raw cannot be set on existing images");
-  if (Object.keys(options).some((key) => key.startsWith("encrypt.")))
-    throw new BlockError("EINVAL", "Can't amend encryption options - encryption not present");
+  if (!Object.keys(options).some((key) => key.startsWith("encrypt."))) return;
+  if (cryptMethod === 0) throw new BlockError("EINVAL", "Can't amend encryption options - encryption not present");
+  throw new BlockError("ENOTSUP", "the keys of an encrypted image cannot be changed");
 }
 
 function parseVersion(text: string): 2 | 3 {

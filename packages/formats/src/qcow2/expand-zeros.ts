@@ -38,7 +38,7 @@ export function* expandZeros(
   for (const l1 of snapshotTables)
     for (let l1Index = 0; l1Index < l1.byteLength / 8; l1Index++) {
       const { hostOffset } = readL1Entry(l1, l1Index, state.clusterSize);
-      if (hostOffset !== 0 && !expanded.has(hostOffset)) yield* expandInactive(parts, hostOffset);
+      if (hostOffset !== 0 && !expanded.has(hostOffset)) yield* expandInactive(parts, hostOffset, l1Index);
       expanded.add(hostOffset);
       tell(++done, total);
     }
@@ -99,7 +99,7 @@ function* storeZeros(state: ImageState, map: Qcow2ClusterMap, guestOffset: numbe
 }
 
 /** An L2 table of snapshots, in its place: all who refer to it refer to what it leads to. */
-function* expandInactive({ state, writeBack }: ExpandParts, l2Offset: number): Co<void> {
+function* expandInactive({ state, writeBack }: ExpandParts, l2Offset: number, l1Index: number): Co<void> {
   const { clusterSize, entries, entriesPerTable, children, file, allocator } = state;
   if (l2Offset >= file.length) throw corrupt("an L2 table of a snapshot stands beyond the end of the image file");
   const bytes = new Uint8Array(clusterSize);
@@ -112,7 +112,12 @@ function* expandInactive({ state, writeBack }: ExpandParts, l2Offset: number): C
     const { zero, hostOffset } = entries.read(table, index);
     if (zero === 0) continue;
     const stored = children.backing !== null;
-    const place = stored ? { hostOffset: yield* zeroCluster(state, users), allocated: entries.all } : {};
+    const place = stored
+      ? {
+          hostOffset: yield* zeroCluster(state, users, (l1Index * entriesPerTable + index) * clusterSize),
+          allocated: entries.all,
+        }
+      : {};
     entries.write(table, index, { ...UNALLOCATED, ...place });
     if (hostOffset !== NO_CLUSTER) freed.push(hostOffset);
     changed = true;
@@ -125,12 +130,14 @@ function* expandInactive({ state, writeBack }: ExpandParts, l2Offset: number): C
     for (let user = 0; user < users; user++) yield* allocator.decrement({ index: hostOffset / clusterSize, count: 1 });
 }
 
-/** A new cluster of zeros that so many refer to. @returns its offset */
-function* zeroCluster({ allocator, clusterSize, file }: ImageState, users: number): Co<number> {
+/** A new cluster of zeros that so many refer to, all at the same place of their disks. @returns its offset */
+function* zeroCluster(state: ImageState, users: number, guestOffset: number): Co<number> {
+  const { allocator, clusterSize } = state;
   const { index } = yield* allocator.allocate(1);
   for (let user = 1; user < users; user++) yield* allocator.increment(index);
-  yield* file.writeZeroes(index * clusterSize, clusterSize, {});
-  return index * clusterSize;
+  const hostOffset = index * clusterSize;
+  yield* state.writeZeros({ guestOffset, hostOffset }, clusterSize);
+  return hostOffset;
 }
 
 function* usersOf({ refcounts, clusterSize }: ImageState, hostOffset: number): Co<number> {
