@@ -7,6 +7,7 @@ import { ACCESS, accessOf, FORCE_SHARE, FORMAT } from "../image-options.ts";
 import { COMMANDS } from "../io/command-table.ts";
 import { IoShell } from "../io/io-shell.ts";
 import { cacheMode, checkAioMode, DEFAULT_MODE, discardMode, type OpenMode } from "../io/open-mode.ts";
+import { takeTraceOption } from "../trace-option.ts";
 
 const PROMPT = "qemu-io> ";
 
@@ -28,12 +29,14 @@ export const io: Command = defineCommand({
     aio: { short: "i", value: "threads|native|io_uring", help: "accepted for qemu-io's sake" },
     cache: { short: "t", value: "CACHE", help: "none, writethrough (the default), writeback, directsync or unsafe" },
     discard: { short: "d", value: "ignore|unmap", help: "what becomes of discards (default: unmap)" },
+    trace: { short: "T", value: "SPEC", many: true, help: "accepted for qemu-io's sake: there are no trace events" },
     "image-opts": { help: "FILE is KEY=VALUE,..., the options of the image's nodes" },
     "force-share": FORCE_SHARE,
     ...ACCESS,
   },
   async run(values, [file]) {
     const { format, cmd: commands } = values;
+    for (const text of values.trace) takeTraceOption(text);
     const byOptions = values["image-opts"];
     if (byOptions && format !== undefined) throw new UsageError("--image-opts and -f are mutually exclusive");
     await using shell = new IoShell({
