@@ -3,7 +3,7 @@
  * `--rerror` and `--werror` say. The machine is the front end of the package; the program is a process.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { MiB } from "@spindle/base";
 import { FrontEnd } from "@spindle/vhost-user";
@@ -58,6 +58,12 @@ const PATIENCE_MS = 300;
 function ioError(operation: string, action: string, nospace: boolean, reason: string): string {
   const data = `{"device": "", "nospace": ${nospace}, "node-name": "disk0", "reason": "${reason}", "operation": "${operation}", "action": "${action}"}`;
   return `{"event": "BLOCK_IO_ERROR", "data": ${data}}`;
+}
+
+/** What the program has used of the processors. */
+function processorTicks(): number {
+  const fields = readFileSync(`/proc/${child?.pid}/stat`, "latin1").split(") ")[1]?.split(" ") ?? [];
+  return Number(fields[11]) + Number(fields[12]);
 }
 
 /** Whether a request is over; it is watched from now on. */
@@ -170,8 +176,11 @@ describe("a disk that a machine uses", () => {
     const state = watch(first);
     hmp.socket.write("info status\n");
     await hmp.until(() => hmp.text.includes("VM status: paused\r\n"));
-    await delay(PATIENCE_MS);
+    const before = processorTicks();
+    await delay(1000);
     expect(state.over).toBe(false);
+    // Ticks are hundredths of a second: a thread that looks for what it may not begin would take a hundred.
+    expect(processorTicks() - before).toBeLessThan(20);
     hmp.socket.write("cont\ninfo status\n");
     await hmp.until(() => hmp.text.includes("VM status: running\r\n"));
     await first;

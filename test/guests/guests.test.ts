@@ -32,6 +32,13 @@ const SHORT: readonly Situation[] = [
   { format: "qcow2", queues: 4, packed: false },
 ];
 
+/** Packed rings do not go on after a death of the back end. */
+const KILLED = long ? (["qcow2", "raw"] as const) : (["qcow2"] as const);
+const STREAMED: readonly Omit<Situation, "format">[] = [
+  { queues: 2, packed: false },
+  ...(long ? [true, false].flatMap((packed) => [1, 4].map((queues) => ({ queues, packed }))) : []),
+];
+
 async function makeImage(scratch: Scratch, format: "raw" | "qcow2"): Promise<void> {
   if (format === "qcow2") await spindle(["create", "-f", "qcow2", "disk", `${DISK_MIB}M`], { cwd: scratch.folder });
   else {
@@ -73,60 +80,69 @@ describe.skipIf(found === undefined || qemuImg === undefined)("a Linux guest", (
     900_000,
   );
 
-  test("does not notice that the back end is killed and comes again", async () => {
-    using scratch = new Scratch();
-    await makeImage(scratch, "qcow2");
-    const argv = ["-f", "qcow2", "--queues", "2"];
-    let served = await ServedImage.start(scratch, "disk", argv);
-    let restarts = 0;
-    let restarting: Promise<void> = Promise.resolve();
-    const restart = async (): Promise<void> => {
-      await served.kill();
-      restarts += 1;
-      served = await ServedImage.start(scratch, "disk", argv);
-    };
-    const machine = { guest, folder: scratch.folder, socket: scratch.path("socket"), queues: 2, reconnects: true };
-    const killed = {
-      ...machine,
-      heard(line: string) {
-        // The guest is at work on a file system or with fio then. QEMU 7.2 itself does not live through a death of the back
-        // end while it connects again, so that these are seconds apart.
-        if (/^result: (queues|\w+ [0-9a-f]{32})/.test(line))
-          restarting = restarting.then(() => delay(700)).then(restart);
-      },
-    };
-    const first = results(await runGuest(firstVisit(), killed));
-    expect(first.at(-1)).toBe("fio");
-    await restarting;
-    expect(restarts).toBe(3);
-    expect(results(await runGuest(laterVisit(2), machine)).at(-1)).toBe("fio");
-    expect(await served.stop()).toEqual({ code: 0, complaints: "" });
-    const { status } = spawnSync(qemuImg as string, ["check", "disk"], { cwd: scratch.folder });
-    // 3 says that clusters have leaked, as after any death.
-    expect([0, 3]).toContain(status);
-  }, 900_000);
+  test.each(KILLED)(
+    "does not notice that the back end is killed and comes again: %s",
+    async (format) => {
+      using scratch = new Scratch();
+      await makeImage(scratch, format);
+      const argv = ["-f", format, "--queues", "2"];
+      let served = await ServedImage.start(scratch, "disk", argv);
+      let restarts = 0;
+      let restarting: Promise<void> = Promise.resolve();
+      const restart = async (): Promise<void> => {
+        await served.kill();
+        restarts += 1;
+        served = await ServedImage.start(scratch, "disk", argv);
+      };
+      const machine = { guest, folder: scratch.folder, socket: scratch.path("socket"), queues: 2, reconnects: true };
+      const killed = {
+        ...machine,
+        heard(line: string) {
+          // The guest is at work on a file system or with fio then. QEMU 7.2 itself does not live through a death of the back
+          // end while it connects again, so that these are seconds apart.
+          if (/^result: (queues|\w+ [0-9a-f]{32})/.test(line))
+            restarting = restarting.then(() => delay(700)).then(restart);
+        },
+      };
+      const first = results(await runGuest(firstVisit(), killed));
+      expect(first.at(-1)).toBe("fio");
+      await restarting;
+      expect(restarts).toBe(3);
+      expect(results(await runGuest(laterVisit(2), machine)).at(-1)).toBe("fio");
+      expect(await served.stop()).toEqual({ code: 0, complaints: "" });
+      if (format === "raw") return;
+      const { status } = spawnSync(qemuImg as string, ["check", "disk"], { cwd: scratch.folder });
+      // 3 says that clusters have leaked, as after any death.
+      expect([0, 3]).toContain(status);
+    },
+    900_000,
+  );
 
-  test("works on while its image is streamed, and needs the base no more", async () => {
-    using scratch = new Scratch();
-    await makeImage(scratch, "qcow2");
-    const machine = { guest, folder: scratch.folder, socket: scratch.path("socket"), queues: 2 };
-    const base = await ServedImage.start(scratch, "disk", ["-f", "qcow2"]);
-    const first = results(await runGuest(firstVisit(), { ...machine, queues: 1 }));
-    expect(first.at(-1)).toBe("fio");
-    await base.stop();
-    const create = ["create", "-f", "qcow2", "-b", "disk", "-F", "qcow2", "top"];
-    expect((await spindle(create, { cwd: scratch.folder })).code).toBe(0);
-    const served = await ServedImage.start(scratch, "top", ["-f", "qcow2", "--queues", "2", "--stream"]);
-    expect(results(await runGuest(laterVisit(2), machine)).at(-1)).toBe("fio");
-    await served.said(/^completed: /m);
-    expect(await served.stop()).toEqual({ code: 0, complaints: "" });
-    expect(JSON.parse(scratch.tool(qemuImg as string, "info", "--output=json", "top"))).not.toHaveProperty(
-      "backing-filename",
-    );
-    scratch.tool(qemuImg as string, "check", "top");
-    scratch.tool("rm", "disk");
-    const alone = await ServedImage.start(scratch, "top", ["-f", "qcow2", "--queues", "2"]);
-    expect(results(await runGuest(laterVisit(3), machine)).at(-1)).toBe("fio");
-    expect(await alone.stop()).toEqual({ code: 0, complaints: "" });
-  }, 900_000);
+  test.each(STREAMED)(
+    "works on while its image is streamed, and needs the base no more: $queues queues, packed $packed",
+    async ({ queues, packed }) => {
+      using scratch = new Scratch();
+      await makeImage(scratch, "qcow2");
+      const machine = { guest, folder: scratch.folder, socket: scratch.path("socket"), queues, packed };
+      const base = await ServedImage.start(scratch, "disk", ["-f", "qcow2"]);
+      const first = results(await runGuest(firstVisit(), { ...machine, queues: 1 }));
+      expect(first.at(-1)).toBe("fio");
+      await base.stop();
+      const create = ["create", "-f", "qcow2", "-b", "disk", "-F", "qcow2", "top"];
+      expect((await spindle(create, { cwd: scratch.folder })).code).toBe(0);
+      const served = await ServedImage.start(scratch, "top", ["-f", "qcow2", "--queues", `${queues}`, "--stream"]);
+      expect(results(await runGuest(laterVisit(2), machine)).at(-1)).toBe("fio");
+      await served.said(/^completed: /m);
+      expect(await served.stop()).toEqual({ code: 0, complaints: "" });
+      expect(JSON.parse(scratch.tool(qemuImg as string, "info", "--output=json", "top"))).not.toHaveProperty(
+        "backing-filename",
+      );
+      scratch.tool(qemuImg as string, "check", "top");
+      scratch.tool("rm", "disk");
+      const alone = await ServedImage.start(scratch, "top", ["-f", "qcow2", "--queues", `${queues}`]);
+      expect(results(await runGuest(laterVisit(3), machine)).at(-1)).toBe("fio");
+      expect(await alone.stop()).toEqual({ code: 0, complaints: "" });
+    },
+    900_000,
+  );
 });

@@ -1,4 +1,5 @@
 /** A served disk whose length changes: what the front end hears, and what its requests find. */
+import { sharingCalls } from "@spindle/host-node";
 import { describe, expect, it } from "vitest";
 import { FrontEnd, message } from "../src/index.ts";
 import { ServedDisk } from "./served-disk.ts";
@@ -44,6 +45,25 @@ describe("a served disk", () => {
     expect(frontEnd.awaitConfiguration(200)).toBe(false);
     frontEnd.configuration = frontEnd.readConfiguration(0, 60);
     expect(frontEnd.capacity).toBe(2 * SIZE);
+  });
+
+  it("ends the connection of a front end that does not listen, and serves the next one", async () => {
+    await using disk = await ServedDisk.start({ size: SIZE });
+    const calls = sharingCalls();
+    const pair = calls.socketPair();
+    const [, full] = pair;
+    while (calls.send(full, new Uint8Array(4096)) > 0);
+    {
+      using deaf = new FrontEnd(disk.socket);
+      deaf.order(message.VhostRequest.SET_BACKEND_REQ_FD, new Uint8Array(0), [full]);
+      await disk.session.run(disk.node.truncate(2 * SIZE));
+      expect(deaf.socket.receive()).toBeUndefined();
+    }
+    using frontEnd = new FrontEnd(disk.socket);
+    expect(frontEnd.capacity).toBe(2 * SIZE);
+    for (const fd of pair) calls.close(fd);
+    while (disk.lines.length === 0) await new Promise((resolve) => setImmediate(resolve));
+    expect(disk.lines).toEqual(["the connection was ended: the other side takes no messages"]);
   });
 
   it("says it to each front end that comes, and only of changes that it has not seen", async () => {
