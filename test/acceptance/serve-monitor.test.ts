@@ -6,7 +6,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { MiB } from "@spindle/base";
-import { FrontEnd } from "@spindle/vhost-user";
+import { FrontEnd, message } from "@spindle/vhost-user";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { MonitorClient, QmpClient } from "./monitor-client.ts";
 import { isOneClearLine, Scratch, SPINDLE, spindle } from "./program.ts";
@@ -116,10 +116,34 @@ describe("a request that an error has stopped", () => {
     expect(existsSync(scratch.path("qmp"))).toBe(false);
   });
 
-  test("ends with the error when the program ends first", async () => {
-    await serveFaulty([{ operation: "read" }], "--rerror", "stop", "--qmp", "unix:qmp");
+  test("waits on when the machine takes its queue away and gives it back, and when the program ends", async () => {
+    const once = { operation: "read", once: true };
+    await serveFaulty([once, once], "--rerror", "stop", "--qmp", "unix:qmp");
     const qmp = await QmpClient.connect(scratch.path("qmp"));
     using frontEnd = new FrontEnd(scratch.path("socket"));
+    const queue = frontEnd.queue(0);
+    const read = frontEnd.request(queue.read(0, new Uint8Array(PAGE)));
+    const state = watch(read);
+    await qmp.message(({ event }) => event === "STOP");
+    frontEnd.startQueue(0, frontEnd.stopQueue(0));
+    await delay(PATIENCE_MS);
+    expect([state.over, frontEnd.inflight]).toEqual([false, 1]);
+    await qmp.execute("cont");
+    await qmp.message(({ event }) => event === "STOP");
+    child?.kill("SIGTERM");
+    expect(await ended).toBe(0);
+    expect([state.over, frontEnd.inflight]).toEqual([false, 1]);
+    await serve("disk");
+    frontEnd.reconnect();
+    await read;
+    expect(frontEnd.inflight).toBe(0);
+  });
+
+  test("ends with the error when the program ends, and the machine does not keep what is in flight", async () => {
+    await serveFaulty([{ operation: "read" }], "--rerror", "stop", "--qmp", "unix:qmp");
+    const qmp = await QmpClient.connect(scratch.path("qmp"));
+    const refusedProtocol = message.VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD;
+    using frontEnd = new FrontEnd(scratch.path("socket"), { refusedProtocol });
     const read = frontEnd.request(frontEnd.queue(0).read(0, new Uint8Array(PAGE)));
     const failed = expect(read).rejects.toMatchObject({ code: "EIO" });
     await qmp.message(({ event }) => event === "STOP");

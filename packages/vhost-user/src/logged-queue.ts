@@ -6,6 +6,7 @@ import type { DescriptorChain, QueueFault, QueuePosition, SplitQueue, Virtqueue 
 import type { InflightLog } from "./inflight-log.ts";
 
 export class LoggedQueue implements Virtqueue {
+  readonly resumable = true;
   readonly #ring: SplitQueue;
   readonly #log: InflightLog;
   /** Heads to take once more, the next one last. */

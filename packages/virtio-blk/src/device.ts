@@ -42,9 +42,9 @@ export class VirtioBlkDevice {
   /**
    * Executes a request. Errors of the disk become its status, as far as the error policy lets the driver see them; only
    * what is no BlockError is thrown.
-   * @returns the status byte.
+   * @returns the status byte; undefined when somebody else will do the request again.
    */
-  *execute(request: Request, context: RequestContext): Co<number> {
+  *execute(request: Request, context: RequestContext): Co<number | undefined> {
     for (;;) {
       try {
         return yield* this.#attempt(request, context);
@@ -56,7 +56,7 @@ export class VirtioBlkDevice {
         if (action === "report") return status;
         if (action === "ignore") return this.#ignore(request);
         yield* until(() => !context.stopped || context.abandoned);
-        if (context.abandoned) return status;
+        if (context.abandoned) return abandonedStatus(context, status);
       }
     }
   }
@@ -161,6 +161,11 @@ export class VirtioBlkDevice {
     if (sector > sectors || sector + length / SECTOR_SIZE > sectors) return false;
     return (sector * SECTOR_SIZE) % this.#logicalBlockSize === 0 && length % this.#logicalBlockSize === 0;
   }
+}
+
+/** What becomes of a request that nobody here will resume. */
+function abandonedStatus({ resumable }: RequestContext, status: number): number | undefined {
+  return resumable ? undefined : status;
 }
 
 function* unsupported(): Co<number> {

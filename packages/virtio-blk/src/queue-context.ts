@@ -11,6 +11,7 @@ export class QueueContext implements RequestContext {
   readonly writeZeroes: boolean;
   /** The queue's server ends. */
   ending = false;
+  resumable = false;
   readonly #features: FeatureBits;
   readonly #state: DeviceState;
   readonly #queue: QueueState;

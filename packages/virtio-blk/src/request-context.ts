@@ -11,6 +11,8 @@ export interface RequestContext {
   failed(error: Omit<IoErrorReport, "queue" | "missed" | "nospace" | "action">): ErrorAction;
   /** Whether requests wait for the host to resume the device. */
   readonly stopped: boolean;
-  /** Whether nobody will resume this request: the queue was reset, or its server ends. */
+  /** Whether nobody here will resume this request: the queue was reset, or its server ends. */
   readonly abandoned: boolean;
+  /** Whether whoever serves the queue next does again what is abandoned. */
+  readonly resumable: boolean;
 }

@@ -133,6 +133,7 @@ export class ServedQueue {
     this.#context = new QueueContext(this.#state, this.#queue);
     this.#completed = new CompletedChains(features.inOrder);
     this.#ring = this.#openRings(this.#memory, this.#queue.layout, features, this.#queue.position);
+    this.#context.resumable = this.#ring?.resumable === true;
     if (this.#ring === undefined) this.#latch("the rings are not valid guest memory");
   }
 
@@ -171,15 +172,20 @@ export class ServedQueue {
       return;
     }
     if (step.done === true) {
-      this.#complete(request, ticket, step.value);
+      this.#end(request, ticket, step.value);
       return;
     }
     this.#inFlight += 1;
     this.#runner.spawn(startedCoroutine(co, step.value), (error, status) => {
       this.#inFlight -= 1;
-      if (status === undefined) this.#fail(request, ticket, error);
-      else this.#complete(request, ticket, status);
+      if (error === undefined) this.#end(request, ticket, status);
+      else this.#fail(request, ticket, error);
     });
+  }
+
+  /** @param status undefined for a request that is left to whoever serves the queue next */
+  #end(request: Request, ticket: number, status: number | undefined): void {
+    if (status !== undefined) this.#complete(request, ticket, status);
   }
 
   #fail(request: Request, ticket: number, error: unknown): void {

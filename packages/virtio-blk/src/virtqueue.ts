@@ -30,6 +30,8 @@ export interface Virtqueue {
   /** Why the queue is broken; nothing more is taken from it then. */
   readonly fault: QueueFault | undefined;
   readonly position: QueuePosition;
+  /** What was taken and not given back is there again for whoever opens the rings next. */
+  readonly resumable?: boolean;
   /** Whether the driver has made something available that was not taken yet. */
   readonly hasAvailable: boolean;
   /** Marks the queue as broken. The first reason stays. */
