@@ -3,7 +3,7 @@
  * numbers, or a LUKS volume's cipher by those of the image file (qcow2 specification, "Data encryption"). Tables, names
  * and compressed clusters are not encrypted.
  */
-import { BlockError, type Co } from "@spindle/base";
+import { assert, BlockError, type Co } from "@spindle/base";
 import type { BlockNode, Environment, IoVector, OpenRequest, OptionRecord } from "@spindle/block";
 import type { ClusterCipher, ClusterPlace } from "../cluster-image.ts";
 import { type EncryptedPlace, readEncrypted, writeEncrypted } from "../luks/encrypted-data.ts";
@@ -68,8 +68,7 @@ export function* openEncryption(request: OpenRequest, header: Qcow2Header): Co<E
   const password = (): Uint8Array => passwordOf(environment, "encrypt.key-secret", keySecret);
   if (method === CRYPT_AES)
     return new Encryption(method, null, withoutData === true ? null : aesCipher(password(), environment));
-  if (method !== CRYPT_LUKS) throw new BlockError("EINVAL", `Unsupported encryption method ${method}`);
-  if (header.cryptoHeader === null) throw new BlockError("EINVAL", `Missing CRYPTO header for crypt method ${method}`);
+  assert(header.cryptoHeader !== null, "a header that says LUKS tells where");
   const place = { file: request.children.file as BlockNode, offset: header.cryptoHeader.offset };
   const volume = yield* openVolume(place, withoutData === true ? null : password, environment);
   return new Encryption(method, volume.header, volume.cipher);

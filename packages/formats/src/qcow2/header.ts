@@ -113,7 +113,7 @@ export function parseHeader(bytes: Uint8Array, forCheck = false): Qcow2Header {
     snapshotCount: view.u32be(60),
     snapshotsOffset: parseSnapshotsOffset(view),
     bitmapExtension: extensions.bitmaps,
-    cryptMethod: view.u32be(32),
+    cryptMethod: parseCryptMethod(view, extensions.cryptoHeader),
     cryptoHeader: extensions.cryptoHeader,
     foreignExtensions: extensions.foreign,
     ...third,
@@ -128,6 +128,14 @@ function parseSnapshotsOffset(view: ByteView): number {
   const offset = view.bigU64be(64);
   const isBeyond = offset >= 2n ** 53n && offset < 2n ** 63n;
   return isBeyond && offset % 512n === 0n ? 0 : view.u64be(64, "snapshot table offset");
+}
+
+function parseCryptMethod(view: ByteView, cryptoHeader: FileRange | null): number {
+  const method = view.u32be(32);
+  if (method > CRYPT_METHOD_LUKS) throw invalid(`Unsupported encryption method ${method}`);
+  if (method === CRYPT_METHOD_LUKS && cryptoHeader === null)
+    throw invalid(`Missing CRYPTO header for crypt method ${method}`);
+  return method;
 }
 
 type ThirdFields = Pick<
