@@ -36,7 +36,7 @@ function* commitIn(session: Session, name: ImageName, options: CommitImageOption
   const { signal, progress, speed = 0 } = options;
   const plan = yield* planCommit(graph, name, options.base);
   const { direct = false } = name;
-  const target = yield* openChain(graph, { ...plan.base, direct }, { readOnly: false });
+  const target = yield* openChain(graph, { ...targetName(plan.base), direct }, { readOnly: false });
   const top = yield* graph.open({ ...overTarget(plan.above, target.name), cache: { direct } });
   if (target.length < top.length) yield* target.truncate(top.length);
   yield* convert(environment, {
@@ -71,6 +71,8 @@ interface CommitPlan {
 interface NamedFile {
   readonly filename: string;
   readonly format: string;
+  /** What else its format was told, such as where its key is. */
+  readonly own: OptionRecord;
 }
 
 /** Looks at the chain, and closes it again: the base is to be opened once, for writing. */
@@ -79,7 +81,9 @@ function* planCommit(graph: Graph, name: ImageName, base: string | undefined): C
   const layers = chainOf(top);
   const index = base === undefined ? 1 : indexOf(layers, base, name.filename);
   if (layers.length < 2) throw new BlockError("EINVAL", "Image does not have a backing file");
-  const files = layers.map((layer) => ({ filename: fileOf(layer), format: layer.driver.name }));
+  const files = layers.map((layer, depth) => {
+    return { filename: fileOf(layer), format: layer.driver.name, own: formatOptions(name.options, depth) };
+  });
   yield* graph.remove(top.name);
   return { above: files.slice(0, index), base: files[index] as NamedFile };
 }
@@ -98,7 +102,8 @@ function indexOf(layers: readonly BlockNode[], base: string, filename: string): 
 /** The options of the top and the images below it, down to the target, which is there. */
 function overTarget(above: readonly NamedFile[], target: string): OptionRecord {
   return above.reduceRight<OptionRecord>(
-    (below, { filename, format }, depth) => ({
+    (below, { filename, format, own }, depth) => ({
+      ...own,
       driver: format,
       "read-only": depth > 0,
       file: { driver: "file", filename },
@@ -106,6 +111,21 @@ function overTarget(above: readonly NamedFile[], target: string): OptionRecord {
     }),
     {},
   );
+}
+
+function targetName({ filename, format, own }: NamedFile): ImageName {
+  if (Object.keys(own).length === 0) return { filename, format };
+  return { filename, options: { ...own, driver: format, file: { driver: "file", filename } } };
+}
+
+/** Options that every node has, or that are told anew. */
+const NODE_OPTIONS = ["driver", "node-name", "read-only", "force-share", "cache", "file", "backing"];
+
+/** What the user has told the format of the image so many layers down. */
+function formatOptions(options: OptionRecord = {}, depth: number): OptionRecord {
+  if (depth === 0) return Object.fromEntries(Object.entries(options).filter(([key]) => !NODE_OPTIONS.includes(key)));
+  const { backing } = options;
+  return typeof backing === "object" && backing !== null ? formatOptions(backing as OptionRecord, depth - 1) : {};
 }
 
 function fileOf({ filename, name }: BlockNode): string {

@@ -1,5 +1,7 @@
 /** `spindle info`: what an image says of itself. It opens nothing that the image names, unless it is asked for the chain. */
 import { formatSize } from "@spindle/base";
+import type { OptionRecord } from "@spindle/block";
+import { writeJson } from "@spindle/monitor";
 import { type ImageInfo, imageChainInfo, imageInfo } from "spindle";
 import { type Command, defineCommand } from "../command.ts";
 import { dictionaryLines } from "../dictionary-lines.ts";
@@ -27,15 +29,26 @@ export const info: Command = defineCommand({
     const { format, output } = values;
     const chain = values["backing-chain"];
     const { filename, ...image } = operandImage(operand, { format, imageOpts: values["image-opts"] });
-    const options = { ...image, forceShare: values["force-share"] };
-    const infos = chain
-      ? await imageChainInfo(filename, { ...options, ...accessOf(values) })
-      : [await imageInfo(filename, options)];
-    if (output === "json") print(`${prettyJson(chain ? infos : infos[0])}\n`);
-    else print(infos.map(humanInfo).join("\n"));
+    const options = { ...image, ...accessOf(values), forceShare: values["force-share"] };
+    const infos = chain ? await imageChainInfo(filename, options) : [await imageInfo(filename, options)];
+    const told = infos.map((one, index) =>
+      index === 0 ? { ...one, filename: toldName(filename, image.options) } : one,
+    );
+    if (output === "json") print(`${prettyJson(chain ? told : told[0])}\n`);
+    else print(told.map(humanInfo).join("\n"));
     return EXIT_OK;
   },
 });
+
+/** An image that cannot be opened by its name alone is told by what opens it: a key is named there. */
+function toldName(filename: string, options: OptionRecord = {}): string {
+  const { driver, file } = options;
+  const encrypt = options["encrypt"] as OptionRecord | undefined;
+  const keys = Object.entries({ "encrypt.key-secret": encrypt?.["key-secret"], "key-secret": options["key-secret"] });
+  const given = keys.filter(([, secret]) => secret !== undefined);
+  if (given.length === 0) return filename;
+  return `json:${writeJson({ ...Object.fromEntries(given), driver, file })}`;
+}
 
 function humanInfo(image: ImageInfo): string {
   const lines = [`image: ${image.filename}`, `file format: ${image.format}`];
