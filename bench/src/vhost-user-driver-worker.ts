@@ -26,7 +26,7 @@ const rings = Array.from({ length: queues }, (_, index) => {
 let next = -1;
 let latency = new LatencyHistogram(LatencyHistogram.allocate());
 
-run(seconds * 250);
+run(seconds * 100);
 latency = new LatencyHistogram(LatencyHistogram.allocate());
 const begin = performance.now();
 run(seconds * 1000);

@@ -2,7 +2,7 @@
  * A disk served to a virtual machine over vhost-user, by us and by QEMU's storage daemon: one driver on the other side of the
  * socket, in turn.
  */
-import { copyFileSync } from "node:fs";
+import { copyFileSync, rmSync } from "node:fs";
 import { KiB, MiB } from "@spindle/base";
 import { peer } from "@spindle/testkit/peers";
 import { type Bench, type BenchContext, measuresBuild, scaled } from "./bench.ts";
@@ -26,6 +26,9 @@ interface Situation {
   readonly depth: number;
 }
 
+/** Once for each back end, before the first round: until its code is compiled. */
+const WARM_UP_SECONDS = 1;
+
 const SHAPES: readonly Pick<Situation, "access" | "queues" | "depth">[] = [
   { access: "random", queues: 1, depth: 1 },
   { access: "polled", queues: 1, depth: 1 },
@@ -40,10 +43,8 @@ const SITUATIONS: readonly Situation[] = (["raw", "qcow2"] as const).flatMap((fo
 );
 
 const EVERY_WAY_ONCE: readonly Situation[] = [
-  { format: "raw", operation: "read", access: "polled", queues: 1, depth: 1 },
   { format: "raw", operation: "read", access: "direct", queues: 1, depth: 32 },
   { format: "qcow2", operation: "write", access: "random", queues: 2, depth: 16 },
-  { format: "qcow2", operation: "write", access: "sequential", queues: 1, depth: 4 },
 ];
 
 const CONTENDERS = ["ours", "threads", "io_uring"] as const;
@@ -62,7 +63,10 @@ export const vhostUserBench: Bench = {
     using disk = new Scratch("disk");
     writeRandomFile(memory.path("disk.raw"), WORKING_SET);
     await createQcow2From(memory.path("disk.raw"), memory.path("disk.qcow2"), WORKING_SET);
-    for (const name of ["disk.raw", "disk.qcow2"]) copyFileSync(memory.path(name), disk.path(name));
+    for (const place of [memory, disk])
+      for (const contender of CONTENDERS)
+        for (const format of ["raw", "qcow2"])
+          copyFileSync(memory.path(`disk.${format}`), place.path(`${contender}.${format}`));
     const rows: Row[] = [];
     const situations = scaled(context, { full: SITUATIONS, quick: SITUATIONS, shape: EVERY_WAY_ONCE });
     for (const situation of situations) rows.push(await measure(context, { memory, disk }, situation));
@@ -78,30 +82,36 @@ async function measure(context: BenchContext, { memory, disk }: Places, situatio
   const rounds = scaled(context, { full: 3, quick: 1, shape: 1 });
   const seconds = scaled(context, { full: 1, quick: 0.25, shape: 0.05 });
   const direct = access === "direct";
-  const image: ServedImage = {
-    filename: (direct ? disk : memory).path(`disk.${format}`),
-    ...{ format, direct, queues },
-    socket: memory.path("socket"),
-  };
   const work = {
-    ...{ path: image.socket, queues, depth, operation, workingSet: WORKING_SET, seconds },
+    ...{ queues, depth, operation, workingSet: WORKING_SET, seconds },
     requestBytes: access === "sequential" ? MiB : 4 * KiB,
     sequential: access === "sequential",
     polled: access === "polled",
   };
   const reports: Record<Contender, DriverReport[]> = { ours: [], threads: [], io_uring: [] };
-  // Everybody in every round, so that what disturbs the machine for a while disturbs everybody.
-  for (let round = 0; round < rounds; round++)
+  const served: { contender: Contender; path: string; backEnd: BackEnd }[] = [];
+  try {
     for (const contender of CONTENDERS) {
-      const served = await serve(contender, image, measuresBuild(context));
-      if (served === undefined) continue;
-      try {
-        reports[contender].push(await drive(work));
-      } finally {
-        await served.stop();
-        memory.remove("socket");
-      }
+      const path = memory.path(`${contender}.socket`);
+      const filename = (direct ? disk : memory).path(`${contender}.${format}`);
+      const backEnd = await serve(
+        contender,
+        { filename, format, direct, queues, socket: path },
+        measuresBuild(context),
+      );
+      if (backEnd !== undefined) served.push({ contender, path, backEnd });
     }
+    const warmUp = scaled(context, { full: WARM_UP_SECONDS, quick: seconds, shape: 0 });
+    for (const { path } of served) if (warmUp > 0) await drive({ ...work, path, seconds: warmUp });
+    // Everybody in every round, so that what disturbs the machine for a while disturbs everybody.
+    for (let round = 0; round < rounds; round++)
+      for (const { contender, path } of served) reports[contender].push(await drive({ ...work, path }));
+  } finally {
+    for (const { path, backEnd } of served) {
+      await backEnd.stop();
+      rmSync(path, { force: true });
+    }
+  }
   return { label, cells: cellsOf(situation, reports) };
 }
 

@@ -12,6 +12,9 @@ import { type Direction, FileTransfer } from "./file-transfer.ts";
 import { koffiLibrary } from "./koffi-library.ts";
 import { sharingCalls } from "./sharing-calls.ts";
 
+/** From so many bytes on, copying takes longer than handing it to a thread of the kernel's, and several copy side by side. */
+const LARGE_BYTES: number = 256 * 1024;
+
 /** Leaves it to the runner how it waits. */
 export const descriptorIo: DescriptorIo = {
   read: (fd, offset, vector) => whole(new FileTransfer("read", fd, offset, vector), offset, vector),
@@ -43,15 +46,15 @@ const neverWaiting: Set<number> = new Set();
  */
 export const cachedDescriptorIo: DescriptorIo = {
   *read(fd, offset, vector) {
-    if (!neverWaiting.has(fd)) {
-      const count = sharingCalls().readCached(fd, vector.buffers, offset);
-      if (count === vector.length) return;
-      if (count !== undefined) return yield* whole(new FileTransfer("read", fd, offset, vector), offset, vector);
-      neverWaiting.add(fd);
-    }
-    yield* atOnce("read", fd, offset, vector);
+    if (vector.length >= LARGE_BYTES) return yield* descriptorIo.read(fd, offset, vector);
+    if (neverWaiting.has(fd)) return yield* blockingDescriptorIo.read(fd, offset, vector);
+    const count = sharingCalls().readCached(fd, vector.buffers, offset);
+    if (count === vector.length) return;
+    if (count === undefined) neverWaiting.add(fd);
+    yield* descriptorIo.read(fd, offset, vector);
   },
-  write: blockingDescriptorIo.write,
+  write: (fd, offset, vector) =>
+    (vector.length >= LARGE_BYTES ? descriptorIo : blockingDescriptorIo).write(fd, offset, vector),
 };
 
 function* whole(transfer: FileTransfer, offset: number, vector: IoVector): Co<void> {

@@ -27,6 +27,8 @@ const F_UNLCK = 2;
 const FLOCK_START = 8;
 const FLOCK_LENGTH = 16;
 
+const F_SETFL = 4;
+
 const AT_EMPTY_PATH = 0x1000;
 const STATX_DIOALIGN = 0x2000;
 /** `struct statx`: the mask of what is told, and the alignment of offsets and lengths. */
@@ -62,6 +64,8 @@ export interface LinuxCalls {
   >;
   /** The offset of the file's end: the length, also of block devices. */
   seekEnd(fd: number): number;
+  /** Sets the flags of an open file that can be changed, such as O_DIRECT, and clears all others of those. */
+  setStatusFlags(fd: number, flags: number): void;
   /** What offsets and lengths are multiples of past the page cache; undefined when kernel or file system do not tell. */
   directAlignment(fd: number): number | undefined;
   /** Takes or gives up this open file's share of a lock on one byte. @throws ENOTSUP where the kernel has no such locks. */
@@ -93,6 +97,7 @@ function bind(koffi: Koffi): LinuxCalls {
     "int64_t copy_file_range(int source, int64_t *at, int target, int64_t *to, size_t length, unsigned int flags)",
   );
   const fcntl: NativeCall = library.func("int fcntl(int fd, int command, void *lock)");
+  const setFlags: NativeCall = library.func("int fcntl(int fd, int command, long flags)");
   const statx: NativeCall = library.func(
     "int statx(int fd, const char *path, int flags, unsigned int mask, void *status)",
   );
@@ -126,6 +131,10 @@ function bind(koffi: Koffi): LinuxCalls {
     seekEnd(fd) {
       const end = lseek(fd, 0, SEEK_END);
       return checked("lseek", end, end < 0 ? errno() : 0);
+    },
+    setStatusFlags(fd, flags) {
+      const result = setFlags(fd, F_SETFL, flags);
+      checked("fcntl", result, result < 0 ? errno() : 0);
     },
     directAlignment(fd) {
       const status = Buffer.alloc(STATX_BYTES);

@@ -51,7 +51,10 @@ export function* openFile(filename: string, readOnly: boolean, direct = false): 
     throw new BlockError("EINVAL", message, { operation: "open", path: filename }, error);
   }
   try {
-    return describeFile(fd, filename);
+    const file = describeFile(fd, filename);
+    // Rings take O_NONBLOCK for the wish that nothing waits, and give up what would have to.
+    hostSync(failed, () => linuxCalls()?.setStatusFlags(fd, direct ? O_DIRECT : 0));
+    return file;
   } catch (error) {
     fs.closeSync(fd);
     throw error;

@@ -12,6 +12,7 @@ import { createFile, descriptorIo, fileDriver, linuxCalls } from "../src/index.t
 import { request, runners } from "./file-harness.ts";
 
 const O_DIRECT_BIT = 0o40000;
+const O_NONBLOCK_BIT = 0o4000;
 const folder = fs.mkdtempSync(join(tmpdir(), "spindle-direct-"));
 afterAll(() => fs.rmSync(folder, { recursive: true, force: true }));
 let count = 0;
@@ -69,7 +70,8 @@ describe.skipIf(linuxCalls() === null)("past the page cache", () => {
     const runner = runners["blocking"] as (typeof runners)[string];
     const driver = await runner.run(openDirect(path, true));
     const flags = /^flags:\s*(\d+)/m.exec(fs.readFileSync(`/proc/self/fdinfo/${driver.fileDescriptor}`, "utf8"))?.[1];
-    expect(Number.parseInt(flags ?? "", 8) & O_DIRECT_BIT).toBe(O_DIRECT_BIT);
+    // With O_NONBLOCK a ring would give up what has to wait.
+    expect(Number.parseInt(flags ?? "", 8) & (O_DIRECT_BIT + O_NONBLOCK_BIT)).toBe(O_DIRECT_BIT);
     const bytes = new Uint8Array(700);
     await runner.run(descriptorIo.read(driver.fileDescriptor as number, 9_700, IoVector.of(bytes)));
     expect([...bytes]).toEqual([...new Uint8Array(700).fill(5, 0, 300)]);
