@@ -17,9 +17,10 @@ export interface BackingPolicy {
    * The file to open for a backing file name that was found in an image.
    * @param image the file name of the image that names it
    * @param root the file name of the image that the user named; a chain's deeper layers are judged by it too
+   * @param role what the file is for the image; a backing file when absent
    * @throws {BlockError} EACCES when it may not be opened.
    */
-  resolve(image: string, backing: BackingFile, root: string): Co<string>;
+  resolve(image: string, backing: BackingFile, root: string, role?: "data file"): Co<string>;
   /**
    * Looks again at what was opened under a name that `resolve` gave: another file may have taken its place meanwhile.
    * @param identity the identity of the driver that was opened
@@ -159,10 +160,11 @@ export class Graph {
   /** Closes a node, and then its children, unless something still uses it or it is owned by name. */
   *closeUnused(node: BlockNode): Co<void> {
     if (node.parents > 0 || this.#owned.has(node) || !this.#nodes.delete(node.name)) return;
-    const { file, backing } = node.children;
+    const { file, backing, data } = node.children;
     try {
       yield* node.driver.close();
     } finally {
+      if (data !== undefined) yield* this.release(data);
       if (file !== null) yield* this.release(file);
       if (backing !== null) yield* this.release(backing);
     }

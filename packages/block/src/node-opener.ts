@@ -120,8 +120,7 @@ export class NodeOpener {
     const children: Children = { file: null, backing: null };
     let driver: BlockDriver | undefined;
     try {
-      if (definition.kind !== "protocol") children.file = yield* this.#openFile(definition, values, inner);
-      if (children.file !== null) yield* claimFile(children.file, definition, inner);
+      if (definition.kind !== "protocol") yield* this.#openStorage(children, definition, values, inner);
       // A filter may want larger requests than its user makes, and orders those that are made larger.
       const isUntracked = inner.readOnly || (inner.inline && definition.kind !== "filter");
       const tracker = isUntracked ? null : this.#graph.createTracker();
@@ -149,9 +148,23 @@ export class NodeOpener {
       return node;
     } catch (error) {
       if (driver !== undefined) yield* driver.close();
-      if (children.file !== null) yield* this.#graph.release(children.file);
+      yield* this.#releaseStorage(children);
       throw error;
     }
+  }
+
+  /** Opens the file, and the file of the data where there is one. What is there when it fails is in `children`. */
+  *#openStorage(children: Children, definition: DriverDefinition, values: NodeOptionValues, scope: Scope): Co<void> {
+    const file = yield* this.#openFile(definition, values, scope);
+    children.file = file;
+    yield* claimFile(file, definition, scope);
+    const data = yield* this.#openData(definition, file, values, scope);
+    if (data !== null) children.data = data;
+  }
+
+  *#releaseStorage({ file, data }: Children): Co<void> {
+    if (data !== undefined) yield* this.#graph.release(data);
+    if (file !== null) yield* this.#graph.release(file);
   }
 
   #definition(options: OptionRecord): DriverDefinition {
@@ -175,6 +188,46 @@ export class NodeOpener {
     const node = typeof child === "string" ? this.#graph.lookup(child) : yield* this.#open(child, scope);
     node.parents += 1;
     return node;
+  }
+
+  /** The file of an image's data: the one that is told, or the one that the image names, as far as the policy allows. */
+  *#openData(
+    definition: DriverDefinition,
+    file: BlockNode,
+    { data: given }: NodeOptionValues,
+    scope: Scope,
+  ): Co<BlockNode | null> {
+    if (definition.dataFile === undefined || given === null) return null;
+    let data = given === undefined ? null : yield* this.#child(given, { ...scope, inline: true });
+    try {
+      const named = yield* definition.dataFile(file);
+      if (named === null && data === null) return null;
+      if (named === null)
+        throw new BlockError("EINVAL", "'data-file' can only be set for images with an external data file");
+      if (named.filename === null && data === null)
+        throw new BlockError("EINVAL", "'data-file' is required for this image");
+      data ??= yield* this.#openNamedData(file, named.filename as string, scope);
+      yield* claimFile(data, definition, scope);
+      return data;
+    } catch (error) {
+      if (data !== null) yield* this.#graph.release(data);
+      throw error;
+    }
+  }
+
+  *#openNamedData(image: BlockNode, filename: string, scope: Scope): Co<BlockNode> {
+    const name = image.filename;
+    if (name === null) throw new BlockError("EACCES", `node '${image.name}' has no file name to resolve it by`);
+    const { backingPolicy } = this.#graph;
+    const path = yield* backingPolicy.resolve(name, { filename, format: null }, scope.root ?? name, "data file");
+    const data = yield* this.#child({ driver: "file", filename: path }, { ...scope, inline: true });
+    try {
+      if (backingPolicy.confirm !== undefined) yield* backingPolicy.confirm(path, data.driver.identity);
+      return data;
+    } catch (error) {
+      yield* this.#graph.release(data);
+      throw error;
+    }
   }
 
   *#openBacking(node: BlockNode, values: NodeOptionValues, scope: Scope): Co<BlockNode | null> {

@@ -13,6 +13,8 @@ export interface NodeOptionValues {
   readonly file: string | OptionRecord | undefined;
   /** The same; null for explicitly none, undefined for what the image says. */
   readonly backing: string | OptionRecord | null | undefined;
+  /** The same for the file of an image's data; null to look at the image without it. */
+  readonly data: string | OptionRecord | null | undefined;
   readonly cache: CacheOptions;
   readonly own: OptionRecord;
 }
@@ -48,6 +50,7 @@ export function checkOptions(definition: DriverDefinition, options: OptionRecord
     forceShare: optional(options, "force-share", "boolean") as boolean | undefined,
     file: child(options, fileOption(definition)) as string | OptionRecord | undefined,
     backing: options["backing"] === null ? null : child(options, "backing"),
+    data: options["data-file"] === null ? null : child(options, "data-file"),
     cache: cacheOptions(options),
     own,
   };
@@ -68,6 +71,7 @@ export function cacheOptions(options: OptionRecord): CacheOptions {
 function isCommonOption(key: string, definition: DriverDefinition): boolean {
   if (Object.hasOwn(COMMON_OPTIONS, key)) return true;
   if (key === fileOption(definition)) return definition.kind !== "protocol";
+  if (key === "data-file") return definition.dataFile !== undefined;
   return key === "backing" && definition.supportsBacking === true;
 }
 

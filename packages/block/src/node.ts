@@ -19,6 +19,8 @@ import { TrackedRange } from "./tracked-range.ts";
 export interface Children {
   file: BlockNode | null;
   backing: BlockNode | null;
+  /** Where a format keeps its data when that is not in `file`. */
+  data?: BlockNode;
 }
 
 export interface NodeOptions {

@@ -59,6 +59,8 @@ export interface CreateOptions {
   readonly backing?: BackingFile;
   /** The format's own options, with qemu-img's keys and texts, such as `cluster_size: "64k"`. */
   readonly options: Readonly<Record<string, string>>;
+  /** The file for the data, empty, where the option `data_file` names one. */
+  readonly dataFile?: BlockNode;
 }
 
 /** What a new image is to hold. */
@@ -96,6 +98,11 @@ export interface DriverDefinition {
   /** Whether the driver keeps structures in its file, so that nobody else may write there meanwhile. */
   readonly ownsFile?: boolean;
   open(request: OpenRequest): Co<BlockDriver>;
+  /**
+   * Whether the data of an image stands in a file of its own, and the name that the image has for it; null when it stands
+   * in the image file. Left out by formats of which no image has such a file.
+   */
+  dataFile?(file: BlockNode): Co<{ readonly filename: string | null } | null>;
   /** How surely an image that begins with these bytes is of this format: 0 (not) to 100. */
   probe?(head: Uint8Array): number;
   /** How long the file of a new image becomes. @throws {BlockError} EINVAL when an option is wrong. */

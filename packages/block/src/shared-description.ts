@@ -15,18 +15,28 @@ export interface SharedDescription {
   readonly options: Readonly<Record<string, unknown>>;
   readonly file: SharedDescription | null;
   readonly backing: SharedDescription | null;
+  readonly data: SharedDescription | null;
 }
 
 /** The description of a node and all below it, or undefined when one of them can only be reached from this thread. */
 export function describeShared(node: BlockNode): SharedDescription | undefined {
   const options = node.driver.shareableOptions?.();
   if (options === undefined) return undefined;
-  const { file, backing } = node.children;
+  const { file, backing, data } = node.children;
+  const sharedData = data === undefined ? null : describeShared(data);
   const sharedFile = file === null ? null : describeShared(file);
   const sharedBacking = backing === null ? null : describeShared(backing);
-  if (sharedFile === undefined || sharedBacking === undefined) return undefined;
+  if (sharedFile === undefined || sharedBacking === undefined || sharedData === undefined) return undefined;
   const { name: nodeName, filename, driver } = node;
-  return { driver: driver.name, nodeName, filename, options, file: sharedFile, backing: sharedBacking };
+  return {
+    driver: driver.name,
+    nodeName,
+    filename,
+    options,
+    file: sharedFile,
+    backing: sharedBacking,
+    data: sharedData,
+  };
 }
 
 const NOTHING_IN_FLIGHT: InFlightTickets = { ticket: () => 0, oldestTicket: () => Number.POSITIVE_INFINITY };
@@ -42,6 +52,7 @@ export function* openShared(
   const definition = registry.get(description.driver);
   try {
     if (description.file !== null) children.file = yield* openShared(description.file, registry, environment);
+    if (description.data !== null) children.data = yield* openShared(description.data, registry, environment);
     if (description.backing !== null) children.backing = yield* openShared(description.backing, registry, environment);
     const request = { nodeName: name, options, children, readOnly: true, environment, inFlight: NOTHING_IN_FLIGHT };
     const driver = yield* definition.open(request);
@@ -59,7 +70,8 @@ export function* closeShared(node: BlockNode): Co<void> {
   yield* closeChildren(node.children);
 }
 
-function* closeChildren({ file, backing }: Children): Co<void> {
+function* closeChildren({ file, backing, data }: Children): Co<void> {
+  if (data !== undefined) yield* closeShared(data);
   if (file !== null) yield* closeShared(file);
   if (backing !== null) yield* closeShared(backing);
 }

@@ -130,8 +130,9 @@ export class ClusterImage {
     return hostOffset === undefined || this.#cipher !== null ? {} : { hostOffset, file: this.#file };
   }
 
+  /** Where the data stands. */
   get #file(): BlockNode {
-    return this.#children.file as BlockNode;
+    return this.#children.data ?? (this.#children.file as BlockNode);
   }
 
   *#readRun(mapping: Mapping, offset: number, vector: IoVector): Co<void> {
@@ -167,7 +168,9 @@ export class ClusterImage {
   #checkPresent(operation: string, offset: number, length: number): void {
     // Asking for the file's length costs a system call, and image files only get longer.
     if (offset + length > this.#fileLength) this.#fileLength = this.#file.length;
-    if (offset + length <= alignUp(this.#fileLength, this.#map.clusterSize)) return;
+    // A file of data alone may be of any length: nothing that stands in it is further than the disk is long.
+    if (this.#children.data !== undefined || offset + length <= alignUp(this.#fileLength, this.#map.clusterSize))
+      return;
     const context = { node: this.#file.name, operation, offset, length, corrupt: true };
     throw new BlockError("EIO", `a cluster stands beyond the end of the image file, at ${offset}`, context);
   }

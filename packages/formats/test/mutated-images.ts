@@ -38,6 +38,7 @@ export function makeMutationBases(images: QemuImages): MutationBase[] {
     "write -z 10k 3k",
     "write -z -u 768k 32k",
   );
+  make("apart", "cluster_size=4k,data_file=apart.raw");
   make("snapshots", "cluster_size=4k");
   for (const name of ["one", "two"]) {
     images.img("snapshot", "-c", name, "snapshots");
@@ -47,9 +48,20 @@ export function makeMutationBases(images: QemuImages): MutationBase[] {
   images.img("bitmap", "--add", "bitmaps", "b0");
   images.img("bitmap", "--add", "-g", "4k", "bitmaps", "b1");
   images.io("bitmaps", "write -P 4 600k 30k");
-  return ["plain", "small", "old", "packed", "zstd", "bit", "byte", "wide", "extended", "snapshots", "bitmaps"].map(
-    (name) => baseOf(name, images.bytes(name)),
-  );
+  return [
+    "plain",
+    "small",
+    "old",
+    "packed",
+    "zstd",
+    "bit",
+    "byte",
+    "wide",
+    "extended",
+    "apart",
+    "snapshots",
+    "bitmaps",
+  ].map((name) => baseOf(name, images.bytes(name)));
 }
 
 function baseOf(name: string, bytes: Uint8Array): MutationBase {

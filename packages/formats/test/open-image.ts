@@ -41,6 +41,8 @@ export function fileNode(driver: BlockDriver, readOnly = false): BlockNode {
 
 export interface ImageOptions {
   readonly backing?: BlockNode;
+  /** Where the image's data stands, when not in its file. */
+  readonly data?: BlockNode;
   readonly readOnly?: boolean;
   /** The driver's own. */
   readonly options?: Readonly<Record<string, unknown>>;
@@ -51,7 +53,8 @@ export interface ImageOptions {
 /** Opens a qcow2 image whose file is `driver`. */
 export function openQcow2(driver: BlockDriver, options: ImageOptions = {}): BlockNode {
   const readOnly = options.readOnly === true;
-  const children: Children = { file: fileNode(driver, readOnly), backing: options.backing ?? null };
+  const apart = options.data === undefined ? {} : { data: options.data };
+  const children: Children = { file: fileNode(driver, readOnly), backing: options.backing ?? null, ...apart };
   const tracker = readOnly ? null : new RangeLock(RangeLock.create({ slots: 256 }), thread);
   const inFlight = tracker ?? { ticket: () => 0, oldestTicket: () => Number.POSITIVE_INFINITY };
   const told = options.corrupted === undefined ? {} : { corrupted: options.corrupted };
@@ -66,8 +69,10 @@ export function createQcow2(
   size: number,
   options: Record<string, string> = {},
   backing?: { filename: string; format: string | null },
+  dataFile?: BlockNode,
 ): void {
-  const request = backing === undefined ? { size, options } : { size, options, backing };
+  const named = backing === undefined ? {} : { backing };
+  const request = { size, options, ...named, ...(dataFile === undefined ? {} : { dataFile }) };
   run(qcow2Format.create!(fileNode(driver), request, environment));
 }
 

@@ -99,10 +99,9 @@ describe("a qcow2 header that means harm", () => {
   });
 
   it("is refused by name for each incompatible feature that is not supported", () => {
-    for (let bit = 2; bit < 64; bit++) {
-      if (bit === 3 || bit === 4) continue;
+    for (let bit = 5; bit < 64; bit++) {
       const verdict = readHostile(patched(image, [[72, 1n << BigInt(bit)]]));
-      const name = bit === 2 ? "external data file" : `feature: ${(1n << BigInt(bit)).toString(16)}`;
+      const name = `feature: ${(1n << BigInt(bit)).toString(16)}`;
       expect(verdict.opened).toBe(false);
       expect(verdict.errors[0]).toMatchObject({ code: "ENOTSUP", message: expect.stringContaining(name) });
     }

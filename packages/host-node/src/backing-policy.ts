@@ -39,17 +39,17 @@ export class HostBackingPolicy implements BackingPolicy {
    * The absolute path, without symbolic links, of a backing file. Relative names count from the folder of the image.
    * @throws {BlockError} EACCES when the image may not name it, ENOENT when there is no such file.
    */
-  *resolve(image: string, backing: BackingFile, root: string): Co<string> {
-    checkName(image, backing.filename);
+  *resolve(image: string, backing: BackingFile, root: string, role = "backing file"): Co<string> {
+    checkName(image, backing.filename, role);
     const asNamed = resolvePath(dirname(image), backing.filename);
     // Looked at twice: already looking up a name there may do something.
-    if (isForbidden(asNamed)) throw refusal(image, backing.filename, asNamed);
+    if (isForbidden(asNamed)) throw refusal(image, backing.filename, asNamed, role);
     const path = yield* realPath(asNamed);
     const named = resolvePath(root);
     const folders = [yield* realPath(dirname(named)), dirname(yield* realPath(named))];
     for (const folder of this.#allowedFolders) folders.push(yield* realPath(folder));
     const allowed = !isForbidden(path) && folders.some((folder) => isInside(folder, path));
-    if (!allowed) throw refusal(image, backing.filename, path);
+    if (!allowed) throw refusal(image, backing.filename, path, role);
     return path;
   }
 
@@ -85,7 +85,7 @@ function isForbidden(path: string): boolean {
   return FORBIDDEN_FOLDERS.some((folder) => isInside(folder, path));
 }
 
-function checkName(image: string, name: string): void {
+function checkName(image: string, name: string, role: string): void {
   const fault = name.includes("\0")
     ? "it contains a NUL"
     : name === ""
@@ -93,19 +93,19 @@ function checkName(image: string, name: string): void {
       : name.length > NAME_LENGTH_MAX
         ? "it is too long"
         : PROTOCOL.test(name)
-          ? "only files of this host can be backing files that an image names"
+          ? `only files of this host can be ${role}s that an image names`
           : undefined;
   if (fault === undefined) return;
   const shown = JSON.stringify(name.slice(0, 100));
-  throw new BlockError("EACCES", `'${image}' names the backing file ${shown}: ${fault}`, { path: image });
+  throw new BlockError("EACCES", `'${image}' names the ${role} ${shown}: ${fault}`, { path: image });
 }
 
-function refusal(image: string, name: string, path: string): BlockError {
+function refusal(image: string, name: string, path: string, role: string): BlockError {
   const fault = isForbidden(path)
     ? "which is no file that could be an image"
     : `which is '${path}', outside of the image's own folder; ` +
       `allow it with --allow-backing=${dirname(path)} if you trust the image`;
-  return new BlockError("EACCES", `'${image}' names the backing file '${name}', ${fault}`, { path });
+  return new BlockError("EACCES", `'${image}' names the ${role} '${name}', ${fault}`, { path });
 }
 
 function realPath(path: string): Co<string> {

@@ -2,7 +2,7 @@
 import { rmSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { alignUp, BlockError, type Co, isBlockError, SECTOR_SIZE } from "@spindle/base";
-import type { BackingFile, DriverDefinition, Graph } from "@spindle/block";
+import type { BackingFile, BlockNode, DriverDefinition, Graph } from "@spindle/block";
 import { createFile } from "@spindle/host-node";
 import { openChain } from "./open-image.ts";
 import { type ImageAccess, Session } from "./session.ts";
@@ -53,7 +53,13 @@ export function* createIn(graph: Graph, filename: string, options: CreateImageOp
   try {
     const file = yield* graph.open({ driver: "file", filename });
     const named: { backing?: BackingFile } = backing === undefined ? {} : { backing };
-    yield* definition.create(file, { size, options: own, ...named }, graph.environment);
+    const data = yield* createDataFile(graph, filename, definition, own);
+    const apart = data === undefined ? {} : { dataFile: data };
+    yield* definition.create(file, { size, options: own, ...named, ...apart }, graph.environment);
+    if (data !== undefined) {
+      yield* data.flush();
+      yield* graph.remove(data.name);
+    }
     yield* file.flush();
     yield* graph.remove(file.name);
   } catch (error) {
@@ -61,6 +67,22 @@ export function* createIn(graph: Graph, filename: string, options: CreateImageOp
     throw error;
   }
   return { size };
+}
+
+/** The name counts from the folder of the new image, as when it is opened. */
+function* createDataFile(
+  graph: Graph,
+  filename: string,
+  definition: DriverDefinition,
+  { data_file: name }: Readonly<Record<string, string>>,
+): Co<BlockNode | undefined> {
+  if (name === undefined || definition.dataFile === undefined) return undefined;
+  const path = resolve(dirname(filename), name);
+  if (name === "") throw new BlockError("ENOENT", "Could not create '': No such file or directory");
+  if (path === resolve(filename))
+    throw new BlockError("EINVAL", "Error: Trying to create an image with the same filename as the data file");
+  yield* createFile(path);
+  return yield* graph.open({ driver: "file", filename: path });
 }
 
 type Creatable = DriverDefinition & Required<Pick<DriverDefinition, "create">>;

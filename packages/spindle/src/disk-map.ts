@@ -24,6 +24,8 @@ export interface MapExtent {
 export interface NamedLayer {
   readonly node: BlockNode;
   readonly filename: string;
+  /** Where its data stands. */
+  readonly dataFilename: string;
 }
 
 /** The chain from `top` down with the names that its images give each other. */
@@ -32,7 +34,7 @@ export function namedLayers(top: BlockNode, filename: string): NamedLayer[] {
   // Above filters, the name is one of options: theirs, and not that of the image.
   let name = (top.filter ? skipFilters(top).filename : null) ?? filename;
   for (const node of chainOf(top)) {
-    layers.push({ node, filename: name });
+    layers.push({ node, filename: name, dataFilename: node.children.data?.filename ?? name });
     name = combinePath(name, node.driver.backingFile?.filename ?? "");
   }
   return layers;
@@ -42,7 +44,7 @@ export function namedLayers(top: BlockNode, filename: string): NamedLayer[] {
 export function* mapExtentAt(layers: readonly NamedLayer[], start: number, length: number): Co<MapExtent> {
   let run = length;
   for (let depth = 0; ; depth++) {
-    const { node, filename } = layers[depth] as NamedLayer;
+    const { node, dataFilename: filename } = layers[depth] as NamedLayer;
     const extent: Extent = yield* node.blockStatus(start, Math.min(run, node.length - start));
     run = extent.length;
     const below = layers[depth + 1]?.node;

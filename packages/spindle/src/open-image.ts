@@ -61,7 +61,8 @@ function* openNode(graph: Graph, name: ImageName, options: OpenImageOptions): Co
   const driver = node["driver"] ?? (yield* probeFormat(graph, { cache, ...(node["file"] as OptionRecord) }));
   const definition = graph.registry.get(String(driver));
   const chain = definition.supportsBacking === true ? { backing: null } : {};
-  return yield* graph.open({ ...node, driver, ...chain }, withoutData);
+  const data = definition.dataFile !== undefined ? { "data-file": null } : {};
+  return yield* graph.open({ ...node, driver, ...chain, ...data }, withoutData);
 }
 
 export function* probeFormat(graph: Graph, file: OptionRecord): Co<string> {

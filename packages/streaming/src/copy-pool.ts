@@ -89,7 +89,7 @@ export class CopyPool {
 /** What workers need of a job's nodes, or why they cannot have it. */
 function shareable({ top }: CopierOptions) {
   const { clusters } = top.driver;
-  const targetDescriptor = top.children.file?.driver.fileDescriptor;
+  const targetDescriptor = (top.children.data ?? top.children.file)?.driver.fileDescriptor;
   if (clusters === undefined) return `'${top.driver.name}' images are not made of clusters`;
   if (targetDescriptor === undefined) return "the image is not a plain file of this host";
   const below = top.children.backing;

@@ -73,7 +73,7 @@ function typedNode(tree: Tree, registry: DriverRegistry): OptionRecord {
   const definition = typeof driver === "string" && registry.has(driver) ? registry.get(driver) : undefined;
   const own = definition === undefined ? formatOptions(registry) : definition.options;
   const known: Readonly<Record<string, OptionType>> = { ...own, ...COMMON_OPTIONS };
-  const nodes = [fileOption(definition ?? {}), "backing"];
+  const nodes = [fileOption(definition ?? {}), "backing", "data-file"];
   const entries = Object.entries(tree).map(([key, value]): [string, unknown] => {
     if (nodes.includes(key) && typeof value === "object") return [key, typedNode(value, registry)];
     if (key === "backing" && value === "") return [key, null];

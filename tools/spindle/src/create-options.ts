@@ -60,6 +60,8 @@ const LISTED: Readonly<Record<string, readonly (readonly [key: string, byDefault
     ["compat"],
     ["backing_file"],
     ["backing_fmt"],
+    ["data_file"],
+    ["data_file_raw"],
     ["lazy_refcounts", "off"],
     ["refcount_bits", "16"],
     ["nocow"],

@@ -115,7 +115,7 @@ function plainFilename(options: OptionRecord): string | undefined {
 function withFileDriver(pairs: ImageName["pairs"]): ImageName["pairs"] {
   const keys = pairs.map(([key]) => key);
   const parents = keys
-    .filter((key) => /(^|\.)(file|image)\.filename$/.test(key))
+    .filter((key) => /(^|\.)(file|image|data-file)\.filename$/.test(key))
     .map((key) => key.replace(/filename$/, ""));
   const missing = parents.filter((parent) => !keys.includes(`${parent}driver`));
   return [...pairs, ...missing.map((parent): [string, string] => [`${parent}driver`, "file"])];

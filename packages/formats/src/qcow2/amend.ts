@@ -8,13 +8,18 @@ import { parseSwitch } from "./create.ts";
 import { expandZeros } from "./expand-zeros.ts";
 import { featureNamesExtension } from "./feature-names.ts";
 import {
+  EXTENSION_BACKING_FORMAT,
   EXTENSION_BITMAPS,
+  EXTENSION_DATA_FILE,
   EXTENSION_FEATURE_NAMES,
+  hasDataFile,
+  isDataFileRaw,
+  QCOW2_AUTOCLEAR_RAW_DATA,
   QCOW2_COMPAT_LAZY_REFCOUNTS,
   QCOW2_INCOMPAT_DIRTY,
   type Qcow2Header,
 } from "./header.ts";
-import { extensionsLength, PREFIX_BYTES } from "./header-extensions.ts";
+import { dataFileExtension, extensionsLength, PREFIX_BYTES } from "./header-extensions.ts";
 import type { PersistentBitmaps } from "./persistent-bitmaps.ts";
 import { readHead } from "./read-header.ts";
 import { changeRefcountWidth } from "./refcount-width.ts";
@@ -40,6 +45,7 @@ export const QCOW2_AMEND_OPTIONS: readonly string[] = [
 /** Where the header holds its version, the features that are incompatible and, behind them, compatible; and its length. */
 const HEADER_VERSION = 4;
 const HEADER_INCOMPATIBLE = 72;
+const HEADER_AUTOCLEAR = 88;
 const HEADER_ORDER = 96;
 const HEADER_LENGTH = 100;
 const HEADER_BYTES = { 2: 72, 3: 112 } as const;
@@ -86,6 +92,7 @@ export function* amendImage(
     step += 1;
   }
   checkBackingFile(parts, options);
+  yield* setDataFile(parts, options);
   yield* setLazy(parts, wanted);
   if (wanted.size !== undefined) yield* parts.resize(wanted.size);
   if (wanted.version < version) yield* downgrade(parts, tellStep);
@@ -104,17 +111,17 @@ function parseWanted({ state }: AmendParts, options: Readonly<Record<string, str
   };
 }
 
-/** Images with a data file are not opened: there is nothing of theirs to change. */
 function checkExtras(
-  { cryptMethod }: Qcow2Header,
+  header: Qcow2Header,
   { data_file, data_file_raw, ...options }: Readonly<Record<string, string>>,
 ): void {
-  if (data_file !== undefined)
+  if (data_file !== undefined && !hasDataFile(header))
     throw new BlockError("EINVAL", "data-file can only be set for images that use an external data file");
-  if (data_file_raw !== undefined && parseSwitch("data_file_raw", data_file_raw))
+  if (data_file_raw !== undefined && parseSwitch("data_file_raw", data_file_raw) && !isDataFileRaw(header))
     throw new BlockError("EINVAL", "data-file-raw cannot be set on existing images");
   if (!Object.keys(options).some((key) => key.startsWith("encrypt."))) return;
-  if (cryptMethod === 0) throw new BlockError("EINVAL", "Can't amend encryption options - encryption not present");
+  if (header.cryptMethod === 0)
+    throw new BlockError("EINVAL", "Can't amend encryption options - encryption not present");
   throw new BlockError("ENOTSUP", "the keys of an encrypted image cannot be changed");
 }
 
@@ -152,6 +159,24 @@ function checkBackingFile({ state }: AmendParts, options: Readonly<Record<string
   const { backingFile, backingFormat } = state.header;
   if ((backing_file ?? null) === backingFile && (backing_fmt ?? null) === backingFormat) return;
   throw new BlockError("EINVAL", "Cannot amend the backing file", { hint: "You can use 'qemu-img rebase' instead." });
+}
+
+/** Names another data file, or none; and lets it be other than what the disk shows. */
+function* setDataFile(
+  { state }: AmendParts,
+  { data_file, data_file_raw = "on" }: Readonly<Record<string, string>>,
+): Co<void> {
+  const staysRaw = parseSwitch("data_file_raw", data_file_raw);
+  if (data_file === undefined && (staysRaw || !isDataFileRaw(state.header))) return;
+  const { view, extensions } = yield* readHead(state.file, state.header);
+  const fields = new ByteView(view.bytes.slice(0, state.header.headerLength));
+  const { autoclear, dataFile } = state.header;
+  fields.setBigU64be(HEADER_AUTOCLEAR, staysRaw ? autoclear : autoclear & ~QCOW2_AUTOCLEAR_RAW_DATA);
+  const name = data_file ?? dataFile ?? "";
+  const others = extensions.list.filter(({ type }) => type !== EXTENSION_DATA_FILE);
+  const at = others.findIndex(({ type }) => type !== EXTENSION_BACKING_FORMAT);
+  if (name !== "") others.splice(at < 0 ? others.length : at, 0, dataFileExtension(name));
+  state.header = yield* rewriteHead(state.file, state.header, { fields: fields.bytes, extensions: others });
 }
 
 function* setLazy({ state, writeBack }: AmendParts, { lazy, version }: Wanted): Co<void> {

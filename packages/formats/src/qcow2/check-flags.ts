@@ -8,6 +8,7 @@ import type { CheckedImage } from "./check-image.ts";
 import { hexEntry } from "./check-l2.ts";
 import type { CheckTally } from "./check-tally.ts";
 import { ClusterCounts } from "./cluster-counts.ts";
+import { hasDataFile } from "./header.ts";
 import { COMPRESSED_HIGH, COPIED_HIGH, OFFSET_HIGH_MASK, OFFSET_LOW_MASK } from "./l2-entry.ts";
 import { readPadded } from "./padded-read.ts";
 import type { StoredCounts } from "./stored-counts.ts";
@@ -68,6 +69,8 @@ class FlagCheck {
   *#l2Table(offset: number): Co<void> {
     const { file } = this.#image;
     if (offset >= file.length) return;
+    // Clusters of a data file have one user each, and nothing counts them.
+    const known = hasDataFile(this.#image.header) ? 1 : undefined;
     yield* readPadded(file, offset, this.#bytes);
     const table = new DataView(this.#bytes.buffer);
     let isChanged = false;
@@ -78,10 +81,10 @@ class FlagCheck {
       const hostOffset = offsetOf(table, index);
       if (hostOffset === 0) continue;
       const cluster = Math.floor(hostOffset / this.#image.clusterSize);
-      if (!this.#stored.mayContradict(cluster, high >= COPIED_HIGH)) continue;
-      const wrong = yield* this.#wrongFlag(table, index, hostOffset, (entry, count) => {
-        return `OFLAG_COPIED data cluster: l2_entry=${entry} refcount=${count}`;
-      });
+      if (known === undefined && !this.#stored.mayContradict(cluster, high >= COPIED_HIGH)) continue;
+      const describe = (entry: string, count: string): string =>
+        `OFLAG_COPIED data cluster: l2_entry=${entry} refcount=${count}`;
+      const wrong = yield* this.#wrongFlag(table, index, hostOffset, describe, known);
       isChanged ||= wrong && this.#repairs;
     }
     if (isChanged) yield* file.write(offset, IoVector.of(this.#bytes.slice()));
@@ -93,14 +96,17 @@ class FlagCheck {
     index: number,
     hostOffset: number,
     describe: (entry: string, count: string) => string,
+    known?: number,
   ): Co<boolean> {
     const cluster = Math.floor(hostOffset / this.#image.clusterSize);
-    const count = yield* this.#stored.count(cluster);
+    const count = known ?? (yield* this.#stored.count(cluster));
     const high = table.getUint32(index * 8);
     if (count === undefined || (count === 1) === high >= COPIED_HIGH) return false;
     const repairs = this.#repairs;
     const entry = hexEntry(high, table.getUint32(index * 8 + 4));
-    this.#tally.say(`${repairs ? "Repairing" : "ERROR"} ${describe(entry, this.#stored.text(cluster, count))}`);
+    this.#tally.say(
+      `${repairs ? "Repairing" : "ERROR"} ${describe(entry, known === undefined ? this.#stored.text(cluster, count) : String(count))}`,
+    );
     if (repairs) {
       table.setUint32(index * 8, count === 1 ? high + COPIED_HIGH : high - COPIED_HIGH);
       this.#tally.corruptionsFixed += 1;

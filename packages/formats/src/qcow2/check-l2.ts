@@ -6,6 +6,7 @@ import type { Co } from "@spindle/base";
 import type { CheckedImage } from "./check-image.ts";
 import type { CheckTally } from "./check-tally.ts";
 import type { ClusterSeparation } from "./cluster-separation.ts";
+import { hasDataFile } from "./header.ts";
 import { COMPRESSED_HIGH, COPIED_HIGH, decodeCompressedEntry, OFFSET_HIGH_MASK, OFFSET_LOW_MASK } from "./l2-entry.ts";
 import { readPadded } from "./padded-read.ts";
 import type { ReferenceCounter } from "./reference-counter.ts";
@@ -111,35 +112,49 @@ export class L2Walk {
     }
     const offset = (high & OFFSET_HIGH_MASK) * WORD + ((low & OFFSET_LOW_MASK) >>> 0);
     const { clusterSize, entries } = this.#image;
-    if (entries.extended) this.#checkBits(at, offset, weight);
-    if (offset === 0) return;
-    if (offset % clusterSize !== 0) {
-      const isData = entries.extended ? this.#table.getUint32(at + 12) !== 0 : (low & ZERO_LOW) === 0;
-      const what = isData ? "Data cluster" : "Preallocated cluster";
-      tally.say(`ERROR offset=${offset.toString(16)}: ${what} is not properly aligned; L2 entry corrupted.`);
-      tally.corruptions += weight;
-    }
+    if (entries.extended) this.#checkBits(at, offset, high, weight);
+    if (offset === 0 && !this.#isFirstOfDataFile(high, low)) return;
+    if (offset % clusterSize !== 0) this.#tellUnaligned(at, offset, low, weight);
     const index = Math.floor(offset / clusterSize);
+    // Clusters of a data file are not counted.
+    const isOutside = hasDataFile(this.#image.header);
     if (active) {
       tally.allocatedClusters += weight;
       if (this.#expectedOffset !== 0 && offset !== this.#expectedOffset) tally.fragmentedClusters += weight;
       this.#expectedOffset = offset + clusterSize;
-      if (this.#stored.mayContradict(index, high >= COPIED_HIGH)) this.#hasWrongFlag = true;
+      const copied = high >= COPIED_HIGH;
+      if (isOutside ? !copied : this.#stored.mayContradict(index, copied)) this.#hasWrongFlag = true;
     }
+    if (isOutside) return;
     if (this.#separation === undefined && offset % clusterSize === 0 && index < this.#counter.counts.length)
       this.#counter.referCluster(index, weight);
     else this.#refer(at, { offset, length: clusterSize }, weight);
   }
 
+  #tellUnaligned(at: number, offset: number, low: number, weight: number): void {
+    const { extended } = this.#image.entries;
+    const isData = extended ? this.#table.getUint32(at + 12) !== 0 : (low & ZERO_LOW) === 0;
+    const what = isData ? "Data cluster" : "Preallocated cluster";
+    this.#tally.say(`ERROR offset=${offset.toString(16)}: ${what} is not properly aligned; L2 entry corrupted.`);
+    this.#tally.corruptions += weight;
+  }
+
+  /** The first cluster of a data file stands at 0. */
+  #isFirstOfDataFile(high: number, low: number): boolean {
+    const { header, entries } = this.#image;
+    return hasDataFile(header) && high >= COPIED_HIGH && (entries.extended || (low & ZERO_LOW) === 0);
+  }
+
   /** A subcluster is data or zeros, and data only where there is a host cluster. */
-  #checkBits(at: number, offset: number, weight: number): void {
+  #checkBits(at: number, offset: number, high: number, weight: number): void {
     const zero = this.#table.getUint32(at + 8);
     const allocated = this.#table.getUint32(at + 12);
-    if (offset !== 0 && (zero & allocated) !== 0)
+    const isPlaced = offset !== 0 || this.#isFirstOfDataFile(high, 0);
+    if (isPlaced && (zero & allocated) !== 0)
       this.#tally.say(
         `ERROR offset=${offset.toString(16)}: Allocated cluster has corrupted subcluster allocation bitmap`,
       );
-    else if (offset === 0 && allocated !== 0)
+    else if (!isPlaced && allocated !== 0)
       this.#tally.say("ERROR: Unallocated cluster has non-zero subcluster allocation map");
     else return;
     this.#tally.corruptions += weight;
@@ -153,6 +168,12 @@ export class L2Walk {
       tally.corruptions += weight;
     }
     const { entryBytes, extended } = this.#image.entries;
+    if (hasDataFile(this.#image.header)) {
+      const entry = hexEntry(high % COPIED_HIGH, this.#table.getUint32(at + 4));
+      tally.say(`ERROR compressed cluster ${at / entryBytes} with data file, entry=0x${entry}`);
+      tally.corruptions += weight;
+      return;
+    }
     if (extended && this.#table.getBigUint64(at + 8) !== 0n) {
       const entry = hexEntry(high % COPIED_HIGH, this.#table.getUint32(at + 4));
       const what = `compressed cluster ${at / entryBytes} with non-zero subcluster allocation bitmap`;

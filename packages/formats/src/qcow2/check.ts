@@ -18,7 +18,12 @@ import { checkFlags } from "./check-flags.ts";
 import { CheckedImage } from "./check-image.ts";
 import { type CheckedSnapshots, checkSnapshotTable, readableSnapshots } from "./check-snapshots.ts";
 import { CheckTally } from "./check-tally.ts";
-import { QCOW2_AUTOCLEAR_BITMAPS, QCOW2_INCOMPAT_CORRUPT, QCOW2_INCOMPAT_DIRTY } from "./header.ts";
+import {
+  QCOW2_AUTOCLEAR_BITMAPS,
+  QCOW2_AUTOCLEAR_RAW_DATA,
+  QCOW2_INCOMPAT_CORRUPT,
+  QCOW2_INCOMPAT_DIRTY,
+} from "./header.ts";
 import { mendEntries } from "./mend-entries.ts";
 import { readHeader } from "./read-header.ts";
 import type { SnapshotTable } from "./snapshot-table.ts";
@@ -97,7 +102,7 @@ class Check {
   /** What a writer does not know it does not keep up, and says so by clearing these bits. */
   *#clearUnknownFeatures(): Co<void> {
     const { autoclear } = this.#image.header;
-    const known = autoclear & QCOW2_AUTOCLEAR_BITMAPS;
+    const known = autoclear & (QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_RAW_DATA);
     if (known !== autoclear) yield* writeFeatures(this.#image, HEADER_AUTOCLEAR, known);
   }
 

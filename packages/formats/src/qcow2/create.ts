@@ -12,12 +12,20 @@ import {
   EXTENDED_CLUSTER_BITS_MIN,
   EXTENSION_CRYPTO,
   l2EntryBytes,
+  QCOW2_AUTOCLEAR_RAW_DATA,
   QCOW2_COMPAT_LAZY_REFCOUNTS,
   QCOW2_INCOMPAT_COMPRESSION,
+  QCOW2_INCOMPAT_DATA_FILE,
   QCOW2_INCOMPAT_EXTENDED_L2,
   QCOW2_MAGIC,
 } from "./header.ts";
-import { backingFormatExtension, extensionsLength, PREFIX_BYTES, writeExtensions } from "./header-extensions.ts";
+import {
+  backingFormatExtension,
+  dataFileExtension,
+  extensionsLength,
+  PREFIX_BYTES,
+  writeExtensions,
+} from "./header-extensions.ts";
 
 const L1_BYTES_MAX = 32 * 1024 * 1024;
 const HEADER_BYTES = { 2: 72, 3: 112 } as const;
@@ -31,6 +39,7 @@ interface Features {
   readonly lazyRefcounts: boolean;
   readonly incompatible: bigint;
   readonly encryption: EncryptionPlan;
+  readonly autoclear: bigint;
 }
 
 interface Layout extends Features {
@@ -43,11 +52,6 @@ interface Layout extends Features {
 }
 
 const PREALLOCATIONS: readonly Preallocation[] = ["off", "metadata", "falloc", "full"];
-
-/** Options that are understood only as "no". */
-const ONLY_OFF: Readonly<Record<string, string>> = {
-  data_file_raw: "off",
-};
 
 /** @throws {BlockError} EINVAL or ENOTSUP when an option cannot be met, EFBIG when the disk is too large for the clusters. */
 export function* createQcow2(file: BlockNode, options: CreateOptions, environment: Environment): Co<void> {
@@ -99,6 +103,7 @@ function parseFeatures({ options, backing }: CreateOptions): Features {
   checkKnown(options);
   checkFileOptions(options);
   const extended = parseSwitch("extended_l2", options["extended_l2"] ?? "off");
+  const { hasData, isRaw } = parseDataFile(options, backing !== undefined);
   if (parsePreallocation(options) !== "off" && backing !== undefined && !extended)
     throw new BlockError(
       "EINVAL",
@@ -106,7 +111,45 @@ function parseFeatures({ options, backing }: CreateOptions): Features {
     );
   const clusterBits = parseClusterBits(options["cluster_size"] ?? "64k", extended);
   const version = parseCompat(options["compat"] ?? "1.1");
-  const refcountBits = Number(options["refcount_bits"] ?? "16");
+  const refcountOrder = parseRefcountOrder(options["refcount_bits"] ?? "16", version);
+  const compression = parseCompression(options["compression_type"] ?? "zlib", version);
+  const lazyRefcounts = parseSwitch("lazy_refcounts", options["lazy_refcounts"] ?? "off");
+  if (lazyRefcounts && version < 3) throw needsThird("Lazy refcounts only supported");
+  if (extended && version < 3) throw needsThird("Extended L2 entries are only supported");
+  if (hasData && version < 3) throw needsThird("External data files are only supported");
+  let incompatible = hasData ? QCOW2_INCOMPAT_DATA_FILE : 0n;
+  if (compression === "zstd") incompatible |= QCOW2_INCOMPAT_COMPRESSION;
+  if (extended) incompatible |= QCOW2_INCOMPAT_EXTENDED_L2;
+  const encryption = planEncryption(options);
+  const autoclear = isRaw ? QCOW2_AUTOCLEAR_RAW_DATA : 0n;
+  const clusterSize = 2 ** clusterBits;
+  return {
+    version,
+    clusterBits,
+    clusterSize,
+    refcountOrder,
+    compression,
+    lazyRefcounts,
+    incompatible,
+    autoclear,
+    encryption,
+  };
+}
+
+function parseDataFile(
+  { data_file, data_file_raw = "off" }: CreateOptions["options"],
+  hasBacking: boolean,
+): { readonly hasData: boolean; readonly isRaw: boolean } {
+  const hasData = data_file !== undefined;
+  const isRaw = parseSwitch("data_file_raw", data_file_raw);
+  if (isRaw && !hasData) throw new BlockError("EINVAL", "data-file-raw requires data-file");
+  if (isRaw && hasBacking)
+    throw new BlockError("EINVAL", "Backing file and data-file-raw cannot be used at the same time");
+  return { hasData, isRaw };
+}
+
+function parseRefcountOrder(text: string, version: number): number {
+  const refcountBits = Number(text);
   if (!isPowerOfTwo(refcountBits) || refcountBits > 64)
     throw new BlockError("EINVAL", "Refcount width must be a power of two and may not exceed 64 bits");
   if (version < 3 && refcountBits !== 16)
@@ -114,16 +157,7 @@ function parseFeatures({ options, backing }: CreateOptions): Features {
       "EINVAL",
       "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)",
     );
-  const compression = parseCompression(options["compression_type"] ?? "zlib", version);
-  const lazyRefcounts = parseSwitch("lazy_refcounts", options["lazy_refcounts"] ?? "off");
-  if (lazyRefcounts && version < 3) throw needsThird("Lazy refcounts only supported");
-  if (extended && version < 3) throw needsThird("Extended L2 entries are only supported");
-  const incompatible =
-    (compression === "zstd" ? QCOW2_INCOMPAT_COMPRESSION : 0n) | (extended ? QCOW2_INCOMPAT_EXTENDED_L2 : 0n);
-  const clusterSize = 2 ** clusterBits;
-  const refcountOrder = Math.log2(refcountBits);
-  const encryption = planEncryption(options);
-  return { version, clusterBits, clusterSize, refcountOrder, compression, lazyRefcounts, incompatible, encryption };
+  return Math.log2(refcountBits);
 }
 
 function needsThird(what: string): BlockError {
@@ -151,29 +185,31 @@ const UNDERSTOOD = [
   "lazy_refcounts",
   "preallocation",
   "extended_l2",
+  "data_file",
+  "data_file_raw",
 ];
 
-export const QCOW2_CREATE_OPTIONS: readonly string[] = [
-  ...UNDERSTOOD,
-  ...ENCRYPTION_OPTIONS,
-  ...FILE_CREATE_OPTIONS,
-  ...Object.keys(ONLY_OFF),
-];
+export const QCOW2_CREATE_OPTIONS: readonly string[] = [...UNDERSTOOD, ...ENCRYPTION_OPTIONS, ...FILE_CREATE_OPTIONS];
 
 function checkKnown(options: Readonly<Record<string, string>>): void {
-  for (const [key, value] of Object.entries(options)) {
+  for (const key of Object.keys(options)) {
     if ([...UNDERSTOOD, ...ENCRYPTION_OPTIONS, ...FILE_CREATE_OPTIONS].includes(key)) continue;
-    const only = Object.hasOwn(ONLY_OFF, key) ? ONLY_OFF[key] : undefined;
-    if (only === undefined) throw new BlockError("EINVAL", `Invalid parameter '${key}'`);
-    if (value !== only) throw new BlockError("ENOTSUP", `${key}=${value} is not supported`);
+    throw new BlockError("EINVAL", `Invalid parameter '${key}'`);
   }
 }
 
 /** @throws {BlockError} EINVAL with QEMU's text for a mode that there is not. */
-export function parsePreallocation({ preallocation = "off" }: CreateOptions["options"]): Preallocation {
+function parsePreallocation({ preallocation = "off" }: CreateOptions["options"]): Preallocation {
   const mode = PREALLOCATIONS.find((one) => one === preallocation);
   if (mode !== undefined) return mode;
   throw new BlockError("EINVAL", `Parameter 'preallocation' does not accept value '${preallocation}'`);
+}
+
+/** What is done for the clusters of a new image: a raw data file shows what it holds, so that none may be missing. */
+export function preallocationOf(options: CreateOptions["options"]): Preallocation {
+  const mode = parsePreallocation(options);
+  const isRaw = parseSwitch("data_file_raw", options["data_file_raw"] ?? "off");
+  return isRaw && mode === "off" ? "metadata" : mode;
 }
 
 export function parseSwitch(name: string, text: string): boolean {
@@ -214,6 +250,7 @@ function headerCluster(layout: Layout, options: CreateOptions): Uint8Array {
   if (version === 3) {
     view.setBigU64be(72, layout.incompatible);
     if (layout.lazyRefcounts) view.setBigU64be(80, QCOW2_COMPAT_LAZY_REFCOUNTS);
+    view.setBigU64be(88, layout.autoclear);
     view.setU32be(96, layout.refcountOrder);
     view.setU32be(100, HEADER_BYTES[3]);
     view.setU8(104, layout.compression === "zstd" ? 1 : 0);
@@ -223,10 +260,12 @@ function headerCluster(layout: Layout, options: CreateOptions): Uint8Array {
 }
 
 /** The extensions behind the header, and behind them the backing file's name. */
-function writeBehindHeader(view: ByteView, layout: Layout, { backing }: CreateOptions): void {
+function writeBehindHeader(view: ByteView, layout: Layout, { backing, options }: CreateOptions): void {
   const { version, encryption, cryptoClusters } = layout;
   const format = backing?.format ?? null;
   const list = format === null ? [] : [backingFormatExtension(format)];
+  const name = options["data_file"];
+  if (name !== undefined) list.push(dataFileExtension(name));
   const start = HEADER_BYTES[version];
   if (cryptoClusters > 0) {
     const place = new ByteView(new Uint8Array(16));
@@ -238,12 +277,12 @@ function writeBehindHeader(view: ByteView, layout: Layout, { backing }: CreateOp
   writeExtensions(view, start, list);
   if (backing === undefined) return;
   const at = start + extensionsLength(list);
-  const name = encodeUtf8(backing.filename);
-  if (name.length > 1023 || at + name.length > view.length)
+  const backingName = encodeUtf8(backing.filename);
+  if (backingName.length > 1023 || at + backingName.length > view.length)
     throw new BlockError("EINVAL", `Backing file name '${backing.filename}' is too long`);
   view.setU64be(8, at);
-  view.setU32be(16, name.length);
-  view.bytes.set(name, at);
+  view.setU32be(16, backingName.length);
+  view.bytes.set(backingName, at);
 }
 
 function refcountBlocks(layout: Layout): Uint8Array {

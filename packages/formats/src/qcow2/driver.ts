@@ -23,12 +23,15 @@ import { amendImage, QCOW2_AMEND_OPTIONS } from "./amend.ts";
 import { dropBackingFile, renameBackingFile } from "./backing-link.ts";
 import { checkQcow2 } from "./check.ts";
 import { Corruption } from "./corruption.ts";
-import { createQcow2, parsePreallocation, QCOW2_CREATE_OPTIONS } from "./create.ts";
+import { createQcow2, preallocationOf, QCOW2_CREATE_OPTIONS } from "./create.ts";
 import { openEncryption } from "./encryption.ts";
 import { encryptionToOpen } from "./encryption-options.ts";
 import {
   type CompressionType,
+  hasDataFile,
+  isDataFileRaw,
   QCOW2_AUTOCLEAR_BITMAPS,
+  QCOW2_AUTOCLEAR_RAW_DATA,
   QCOW2_COMPAT_LAZY_REFCOUNTS,
   QCOW2_INCOMPAT_CORRUPT,
   QCOW2_INCOMPAT_DIRTY,
@@ -85,7 +88,7 @@ class Qcow2Driver implements BlockDriver {
     this.snapshots = snapshots;
     this.#corruption = parts.corruption;
     this.#image = new ClusterImage(this.#map, state.children, () => state.header.size, state.encryption);
-    const alone = { file: state.file, backing: null };
+    const alone = { ...state.children, backing: null };
     this.#machineState = new ClusterImage(this.#map, alone, () => Number.MAX_SAFE_INTEGER, state.encryption);
   }
 
@@ -217,8 +220,8 @@ class Qcow2Driver implements BlockDriver {
   }
 
   #flushTables(): Co<void> {
-    const { l2, dirtyL1, file } = this.#state;
-    return l2.dirtyCount + dirtyL1.size > 0 ? this.flush() : file.flush();
+    const { l2, dirtyL1 } = this.#state;
+    return l2.dirtyCount + dirtyL1.size > 0 ? this.flush() : this.#state.flushFiles();
   }
 
   *#settle(): Co<void> {
@@ -251,6 +254,8 @@ class Qcow2Driver implements BlockDriver {
     const third = {
       "lazy-refcounts": (header.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS) !== 0n,
       ...(bitmaps === undefined ? {} : { bitmaps }),
+      ...(header.dataFile === null ? {} : { "data-file": header.dataFile }),
+      ...(hasDataFile(header) ? { "data-file-raw": isDataFileRaw(header) } : {}),
       corrupt: (header.incompatible & QCOW2_INCOMPAT_CORRUPT) !== 0n,
       "extended-l2": this.#state.entries.extended,
     };
@@ -310,6 +315,7 @@ function* openQcow2(request: OpenRequest): Co<Qcow2Driver> {
   let header = yield* readHeader(file);
   if (!request.readOnly) {
     checkWritable(header);
+    if (hasDataFile(header) && request.children.data === undefined) throw new BlockError("EINVAL", DATA_FILE_REQUIRED);
     if ((header.incompatible & QCOW2_INCOMPAT_DIRTY) !== 0n) header = yield* repairDirty(file);
   }
   const encryption = yield* openEncryption(request, header);
@@ -318,6 +324,8 @@ function* openQcow2(request: OpenRequest): Co<Qcow2Driver> {
   const corruption = new Corruption(state, request.corrupted ?? (() => {}));
   return yield* Qcow2Driver.open(state, request, corruption);
 }
+
+const DATA_FILE_REQUIRED = "'data-file' is required for this image";
 
 /** A new image, which nobody else knows of. */
 const UNUSED: InFlightTickets = { ticket: () => 0, oldestTicket: () => Number.POSITIVE_INFINITY };
@@ -329,6 +337,10 @@ export const qcow2Format: DriverDefinition = {
   supportsCompression: true,
   ownsFile: true,
   options: QCOW2_OPEN_OPTIONS,
+  *dataFile(file) {
+    const header = yield* readHeader(file);
+    return hasDataFile(header) ? { filename: header.dataFile } : null;
+  },
   probe(head) {
     const isQcow = head.length >= 8 && new DataView(head.buffer, head.byteOffset).getUint32(0) === QCOW2_MAGIC;
     return isQcow && new DataView(head.buffer, head.byteOffset).getUint32(4) >= 2 ? 100 : 0;
@@ -337,9 +349,11 @@ export const qcow2Format: DriverDefinition = {
   measure: measureQcow2,
   *create(file, options, environment) {
     yield* createQcow2(file, options, environment);
-    const preallocation = parsePreallocation(options.options);
+    const { dataFile } = options;
+    if (dataFile !== undefined) yield* dataFile.truncate(alignUp(options.size, 512));
+    const preallocation = preallocationOf(options.options);
     if (preallocation === "off") return;
-    const children: Children = { file, backing: null };
+    const children: Children = { file, backing: null, ...(dataFile === undefined ? {} : { data: dataFile }) };
     const image = { nodeName: file.name, options: {}, children, readOnly: false, environment, inFlight: UNUSED };
     const driver = yield* openQcow2({ ...image, withoutData: true });
     yield* driver.preallocate(preallocation);
@@ -367,7 +381,7 @@ function* repairDirty(file: BlockNode): Co<Qcow2Header> {
 /** Features that a writer does not keep up say so by their autoclear bits being cleared. */
 function* clearAutoclear(state: ImageState): Co<void> {
   const { header, file } = state;
-  const kept = header.autoclear & QCOW2_AUTOCLEAR_BITMAPS;
+  const kept = header.autoclear & (QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_RAW_DATA);
   if (header.version < 3 || header.autoclear === kept) return;
   const bits = new ByteView(new Uint8Array(8));
   bits.setBigU64be(0, kept);

@@ -102,9 +102,10 @@ export class EntryChanges {
     else entries.writeCompressed(table.view, index, entry);
   }
 
-  /** The host clusters that an entry points at. */
+  /** The host clusters that an entry points at, where they are counted. */
   #usedBy(table: CachedTable, index: number, { compressed, hostOffset }: Entry): ClusterRun | undefined {
-    const { clusterSize, entries } = this.#state;
+    const { clusterSize, entries, hasDataFile } = this.#state;
+    if (hasDataFile) return undefined;
     if (compressed) {
       const place = entries.readCompressed(table.view, index);
       return this.clustersOf(place.hostOffset, place.length);

@@ -4,7 +4,7 @@
  * subclusters. Both are told in the same words: a cluster without subclusters is its only subcluster.
  */
 import type { MappingKind } from "@spindle/block";
-import { l2EntryBytes, type Qcow2Header } from "./header.ts";
+import { hasDataFile, l2EntryBytes, type Qcow2Header } from "./header.ts";
 import {
   COMPRESSED_HIGH,
   COPIED_HIGH,
@@ -55,6 +55,8 @@ export class EntryLayout {
   readonly #clusterBits: number;
   /** The "zero" bit where it has a meaning: not in version 2, and not where subclusters have bits of their own. */
   readonly #zeroLow: number;
+  /** In a data file a cluster can stand at 0, which the "copied" bit tells from none; 0 where it cannot. */
+  readonly #placedHigh: number;
 
   constructor(header: Pick<Qcow2Header, "clusterBits" | "incompatible" | "version">) {
     const { clusterBits, version } = header;
@@ -67,6 +69,7 @@ export class EntryLayout {
     this.all = extended ? 0xffffffff : 1;
     this.#clusterBits = clusterBits;
     this.#zeroLow = extended || version < 3 ? 0 : ZERO_LOW;
+    this.#placedHigh = hasDataFile(header) ? COPIED_HIGH : 0;
   }
 
   get extended(): boolean {
@@ -87,8 +90,8 @@ export class EntryLayout {
     const offset = (high & OFFSET_HIGH_MASK) * WORD + ((low & OFFSET_LOW_MASK) >>> 0);
     if (offset % this.clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER - this.clusterSize)
       throw corrupt(`Cluster allocation offset 0x${offset.toString(16)} unaligned (L2 index: 0x${index.toString(16)})`);
-    const isPlaced = offset !== 0;
     let zero = low & this.#zeroLow;
+    const isPlaced = offset !== 0 || (zero === 0 && (high & this.#placedHigh) !== 0);
     let allocated = isPlaced && zero === 0 ? 1 : 0;
     if (this.extended) {
       zero = table.getUint32(at + 8);
@@ -172,8 +175,10 @@ export class EntryLayout {
     let step = 0;
     if ((high & COMPRESSED_HIGH) !== 0) lowMask = 0;
     else {
-      const hasPlace = (high & OFFSET_HIGH_MASK) !== 0 || (low & OFFSET_LOW_MASK) !== 0;
-      const isData = hasPlace && (low & zeroLow) === 0;
+      const isZero = (low & zeroLow) !== 0;
+      const isFirst = !isZero && (high & this.#placedHigh) !== 0;
+      const hasPlace = isFirst || (high & OFFSET_HIGH_MASK) !== 0 || (low & OFFSET_LOW_MASK) !== 0;
+      const isData = hasPlace && !isZero;
       step = hasPlace ? this.clusterSize : 0;
       highMask |= isData ? COPIED_HIGH | OFFSET_HIGH_MASK : OFFSET_HIGH_MASK;
       lowMask |= OFFSET_LOW_MASK;

@@ -1,6 +1,6 @@
 /** The extensions behind a qcow2 header (qcow2 specification, "Header extensions"): bytes to a list and back. */
 import { alignUp, BlockError, type ByteView, encodeUtf8 } from "@spindle/base";
-import { EXTENSION_BACKING_FORMAT, EXTENSION_END } from "./header.ts";
+import { EXTENSION_BACKING_FORMAT, EXTENSION_DATA_FILE, EXTENSION_END } from "./header.ts";
 
 const FEATURE_NAME_BYTES = 48;
 /** An extension's type and length. */
@@ -58,6 +58,10 @@ export function writeExtensions(view: ByteView, start: number, list: readonly He
 
 export function backingFormatExtension(format: string): HeaderExtension {
   return { type: EXTENSION_BACKING_FORMAT, data: encodeUtf8(format) };
+}
+
+export function dataFileExtension(name: string): HeaderExtension {
+  return { type: EXTENSION_DATA_FILE, data: encodeUtf8(name) };
 }
 
 /** As many whole names of features as fit into `room` bytes, the prefix included; undefined when none does. */

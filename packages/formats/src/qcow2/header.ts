@@ -8,14 +8,19 @@ export const QCOW2_MAGIC = 0x514649fb;
 
 export const QCOW2_INCOMPAT_DIRTY = 1n;
 export const QCOW2_INCOMPAT_CORRUPT = 2n;
+export const QCOW2_INCOMPAT_DATA_FILE = 4n;
 export const QCOW2_INCOMPAT_COMPRESSION = 8n;
 export const QCOW2_INCOMPAT_EXTENDED_L2 = 16n;
 export const QCOW2_COMPAT_LAZY_REFCOUNTS = 1n;
 export const QCOW2_AUTOCLEAR_BITMAPS = 1n;
-const QCOW2_AUTOCLEAR_RAW_DATA = 2n;
+export const QCOW2_AUTOCLEAR_RAW_DATA = 2n;
 
 const KNOWN_INCOMPATIBLE =
-  QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION | QCOW2_INCOMPAT_EXTENDED_L2;
+  QCOW2_INCOMPAT_DIRTY |
+  QCOW2_INCOMPAT_CORRUPT |
+  QCOW2_INCOMPAT_DATA_FILE |
+  QCOW2_INCOMPAT_COMPRESSION |
+  QCOW2_INCOMPAT_EXTENDED_L2;
 
 export const EXTENSION_END = 0;
 export const EXTENSION_BACKING_FORMAT = 0xe2792aca;
@@ -27,6 +32,7 @@ const CRYPT_METHOD_LUKS = 2;
 const CRYPTO_EXTENSION_BYTES = 16;
 /** The keys of the longest header that there can be take less than 3 MiB. */
 const CRYPTO_HEADER_BYTES_MAX = 32 * 1024 * 1024;
+export const EXTENSION_DATA_FILE = 0x44415441;
 
 /** The 32 subclusters of extended L2 entries are of 512 bytes at least. */
 export const EXTENDED_CLUSTER_BITS_MIN = 14;
@@ -64,6 +70,8 @@ export interface Qcow2Header {
   readonly refcountOrder: number;
   readonly headerLength: number;
   readonly compression: CompressionType;
+  /** The name of the file in which the data stands; null when the header tells none. */
+  readonly dataFile: string | null;
   /** What the header says of persistent bitmaps, whether it still holds or not; null when it says nothing. */
   readonly bitmapExtension: Uint8Array | null;
   /** How the clusters' data is encrypted: 0 for not at all, 1 for AES, 2 for LUKS. */
@@ -72,6 +80,16 @@ export interface Qcow2Header {
   readonly cryptoHeader: FileRange | null;
   /** There are extensions of kinds that are not known, which may refer to clusters of their own. */
   readonly foreignExtensions: boolean;
+}
+
+/** Whether the data stands in a file of its own, where each byte of the disk has the offset that it has in the disk. */
+export function hasDataFile({ incompatible }: Pick<Qcow2Header, "incompatible">): boolean {
+  return (incompatible & QCOW2_INCOMPAT_DATA_FILE) !== 0n;
+}
+
+/** Whether the data file alone shows what the disk shows, as a raw image. */
+export function isDataFileRaw({ autoclear }: Pick<Qcow2Header, "autoclear">): boolean {
+  return (autoclear & QCOW2_AUTOCLEAR_RAW_DATA) !== 0n;
 }
 
 /** Bytes of an entry of an L2 table. */
@@ -96,7 +114,7 @@ export function parseHeader(bytes: Uint8Array, forCheck = false): Qcow2Header {
   checkFeatures(third.incompatible, extensions.featureNames);
   if (l2EntryBytes(third) === 16 && clusterBits < EXTENDED_CLUSTER_BITS_MIN)
     throw invalid(`Unsupported subcluster size: ${2 ** clusterBits / 32}`);
-  if ((third.autoclear & QCOW2_AUTOCLEAR_RAW_DATA) !== 0n) throw invalid("data-file-raw requires a data file");
+  if (isDataFileRaw(third) && !hasDataFile(third)) throw invalid("data-file-raw requires a data file");
   // No L1 table reaches so far.
   if (view.bigU64be(24) > BigInt(Number.MAX_SAFE_INTEGER)) throw new BlockError("EFBIG", "Image is too big");
   const size = view.u64be(24, "disk size");
@@ -112,6 +130,7 @@ export function parseHeader(bytes: Uint8Array, forCheck = false): Qcow2Header {
     refcountTableClusters: view.u32be(56),
     snapshotCount: view.u32be(60),
     snapshotsOffset: parseSnapshotsOffset(view),
+    dataFile: hasDataFile(third) ? extensions.dataFile : null,
     bitmapExtension: extensions.bitmaps,
     cryptMethod: parseCryptMethod(view, extensions.cryptoHeader),
     cryptoHeader: extensions.cryptoHeader,
@@ -181,6 +200,7 @@ interface Extensions {
   readonly featureNames: ReadonlyMap<number, string>;
   readonly bitmaps: Uint8Array | null;
   readonly cryptoHeader: FileRange | null;
+  readonly dataFile: string | null;
   readonly foreign: boolean;
   readonly end: number;
 }
@@ -192,6 +212,7 @@ function parseExtensions(view: ByteView, start: number, clusterBits: number): Ex
   let featureNames: ReadonlyMap<number, string> = new Map();
   let bitmaps: Uint8Array | null = null;
   let cryptoHeader: FileRange | null = null;
+  let dataFile: string | null = null;
   let foreign = false;
   let offset = start;
   while (offset + 8 <= limit) {
@@ -207,10 +228,11 @@ function parseExtensions(view: ByteView, start: number, clusterBits: number): Ex
     } else if (type === EXTENSION_FEATURE_NAMES) featureNames = parseFeatureNames(data);
     else if (type === EXTENSION_CRYPTO) cryptoHeader = parseCryptoExtension(data, view.u32be(32), clusterBits);
     else if (type === EXTENSION_BITMAPS) bitmaps = data.slice();
+    else if (type === EXTENSION_DATA_FILE) dataFile = decodeUtf8(data);
     else foreign = true;
     offset += Math.ceil(length / 8) * 8;
   }
-  return { backingFormat, featureNames, bitmaps, cryptoHeader, foreign, end: offset };
+  return { backingFormat, featureNames, bitmaps, dataFile, cryptoHeader, foreign, end: offset };
 }
 
 function parseCryptoExtension(data: Uint8Array, method: number, clusterBits: number): FileRange {
@@ -239,13 +261,11 @@ function parseFeatureNames(data: Uint8Array): ReadonlyMap<number, string> {
   return names;
 }
 
-const UNSUPPORTED_NAMES: ReadonlyMap<number, string> = new Map([[2, "external data file"]]);
-
 function checkFeatures(incompatible: bigint, names: ReadonlyMap<number, string>): void {
   let unnamed = incompatible & ~KNOWN_INCOMPATIBLE;
   if (unnamed === 0n) return;
   const features: string[] = [];
-  for (const [bit, name] of [...names, ...UNSUPPORTED_NAMES]) {
+  for (const [bit, name] of names) {
     const mask = 1n << BigInt(bit % 64);
     if ((unnamed & mask) === 0n) continue;
     features.push(name);

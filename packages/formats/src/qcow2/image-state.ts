@@ -6,7 +6,7 @@ import { zeros } from "../luks/encrypted-data.ts";
 import type { Allocator, ClusterRun } from "./allocate.ts";
 import type { Encryption } from "./encryption.ts";
 import { EntryLayout } from "./entry-layout.ts";
-import type { Qcow2Header } from "./header.ts";
+import { hasDataFile, isDataFileRaw, type Qcow2Header } from "./header.ts";
 import type { MetadataClusters } from "./metadata-clusters.ts";
 import type { Qcow2OpenOptions } from "./open-options.ts";
 import type { Refcounts } from "./refcount.ts";
@@ -99,8 +99,34 @@ export class ImageState {
 
   /** Stores zeros of the disk in clusters of the file. */
   writeZeros(place: ClusterPlace, length: number): Co<void> {
-    if (this.encryption === null) return this.file.writeZeroes(place.hostOffset, length, {});
-    return this.encryption.write(this.file, place, zeros(length));
+    if (this.encryption === null) return this.dataFile.writeZeroes(place.hostOffset, length, {});
+    return this.encryption.write(this.dataFile, place, zeros(length));
+  }
+
+  /** The file in which the data stands. */
+  get dataFile(): BlockNode {
+    return this.children.data ?? this.file;
+  }
+
+  /** Data clusters stand in a file of their own, where nothing is allocated and counted. */
+  get hasDataFile(): boolean {
+    return hasDataFile(this.header);
+  }
+
+  /** The image was opened without the file in which its data stands: it can be looked at, and not read. */
+  get lacksDataFile(): boolean {
+    return this.hasDataFile && this.children.data === undefined;
+  }
+
+  /** The data file has to show zeros where the disk does. */
+  get isDataFileRaw(): boolean {
+    return this.hasDataFile && isDataFileRaw(this.header);
+  }
+
+  /** Makes everything durable that was written: data before metadata. */
+  *flushFiles(): Co<void> {
+    if (this.hasDataFile) yield* this.dataFile.flush();
+    yield* this.file.flush();
   }
 
   /** Notes that nothing in memory points at a run any more. */

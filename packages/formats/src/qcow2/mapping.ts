@@ -12,6 +12,7 @@ import type { ImageState } from "./image-state.ts";
 import type { CompressedPlace } from "./l2-entry.ts";
 import { L2Tables } from "./l2-tables.ts";
 import { overlap } from "./metadata-name.ts";
+import { corrupt } from "./refcount.ts";
 import type { CachedTable } from "./table-cache.ts";
 import type { WriteBack } from "./write-back.ts";
 
@@ -60,20 +61,28 @@ export class Qcow2ClusterMap implements ClusterMap {
     const first = entries.read(table.view, index);
     const subcluster = Math.floor(inCluster / subclusterSize);
     const kind = entries.kindOf(first, subcluster);
+    if (first.compressed && this.#state.hasDataFile)
+      throw corrupt("Compressed cluster entry found in image with external data file");
     const limit = index + Math.ceil((inCluster + most) / clusterSize);
     const run = entries.run(table.view, index, limit, subcluster, first);
     const runLength = Math.min((subcluster + run) * subclusterSize - inCluster, most);
     if (first.hostOffset === NO_CLUSTER) return { kind, length: runLength };
     const hostOffset = first.hostOffset + inCluster;
+    if (kind === "data" && this.#state.lacksDataFile) throw new BlockError("EIO", "the image's data file is not open");
+    if (this.#state.hasDataFile && hostOffset !== offset)
+      throw corrupt(
+        `External data file host cluster offset 0x${first.hostOffset.toString(16)} does not match guest cluster ` +
+          `offset: 0x${(offset - inCluster).toString(16)} (L2 index: 0x${index.toString(16)})`,
+      );
     if (kind !== "data") return { kind, length: runLength, hostOffset };
     return { kind, length: runLength, hostOffset, writable: this.#mayOverwrite(first, inCluster + runLength) };
   }
 
   /** A cluster that is metadata as well is never written in place; giving it up, as a write elsewhere does, is refused. */
   #mayOverwrite({ copied, hostOffset }: Entry, length: number): boolean {
-    const { isDamaged, metadata } = this.#state;
+    const { hasDataFile, isDamaged, metadata } = this.#state;
     if (!copied || isDamaged) return false;
-    return !metadata.touches(hostOffset / this.clusterSize, Math.ceil(length / this.clusterSize));
+    return hasDataFile || !metadata.touches(hostOffset / this.clusterSize, Math.ceil(length / this.clusterSize));
   }
 
   allocate(guestOffset: number, length: number): Co<Allocation> {
@@ -82,7 +91,7 @@ export class Qcow2ClusterMap implements ClusterMap {
 
   *#allocate(guestOffset: number, length: number): Co<Allocation> {
     const { clusterSize } = this;
-    const { entries, entriesPerTable, allocator } = this.#state;
+    const { entries, entriesPerTable, allocator, hasDataFile } = this.#state;
     assert(length > 0, "something is allocated");
     if (this.#writeBack.hasReclaimable) yield* this.#writeBack.reclaim();
     // An allocation stays inside of one L2 table, so that publishing it changes that table or fails.
@@ -94,7 +103,8 @@ export class Qcow2ClusterMap implements ClusterMap {
     const first = entries.read(table.view, index);
     if (isOwn(first)) return this.#reuse(table, first, guestOffset, end);
     const start = alignDown(guestOffset, clusterSize);
-    const run = yield* allocator.allocate(this.#countNew(table, index, Math.ceil((end - start) / clusterSize)));
+    const count = this.#countNew(table, index, Math.ceil((end - start) / clusterSize));
+    const run = hasDataFile ? { index: start / clusterSize, count } : yield* allocator.allocate(count);
     const last = Math.min(end, start + run.count * clusterSize);
     const from = this.#firstMoved(first, guestOffset);
     const to = this.#endMoved(entries.read(table.view, index + run.count - 1), last);
@@ -131,9 +141,10 @@ export class Qcow2ClusterMap implements ClusterMap {
       }
       if (entries.kindOf(entry, inCluster / subclusterSize) === "data") break;
     }
-    const { metadata } = this.#state;
+    const { hasDataFile, metadata } = this.#state;
     const cluster = first.hostOffset / clusterSize;
-    if (metadata.touches(cluster, Math.ceil((to - start) / clusterSize))) throw overlap(this.#state, cluster);
+    if (!hasDataFile && metadata.touches(cluster, Math.ceil((to - start) / clusterSize)))
+      throw overlap(this.#state, cluster);
     return { guestOffset: from, length: to - from, hostOffset: first.hostOffset + (from - start), reserved: false };
   }
 
@@ -157,7 +168,8 @@ export class Qcow2ClusterMap implements ClusterMap {
   }
 
   *release({ hostOffset, length, reserved }: Allocation): Co<void> {
-    if (reserved) yield* this.#state.allocator.decrement(this.#changes.clustersOf(hostOffset, length));
+    if (reserved && !this.#state.hasDataFile)
+      yield* this.#state.allocator.decrement(this.#changes.clustersOf(hostOffset, length));
   }
 
   publish({ guestOffset, length, hostOffset }: Allocation): Co<void> {
@@ -189,6 +201,7 @@ export class Qcow2ClusterMap implements ClusterMap {
       yield* this.#changes.changeByTable(guestOffset, length, "present", () => UNALLOCATED);
       return true;
     }
+    if (this.#state.isDataFileRaw) yield* this.#zeroRawData(guestOffset, length, mayUnmap);
     const isPart = length % this.clusterSize !== 0;
     if (isPart && (yield* this.lookup(guestOffset, length)).kind === "compressed") return false;
     yield* this.#changes.changeByTable(guestOffset, length, "everywhere", (old, _distance, bits) => {
@@ -196,7 +209,22 @@ export class Qcow2ClusterMap implements ClusterMap {
       const kept = mayUnmap && bits === entries.all ? UNALLOCATED : old;
       return { ...kept, compressed: false, allocated: (kept.allocated & ~bits) >>> 0, zero: (old.zero | bits) >>> 0 };
     });
+    if (mayUnmap && !this.#state.isDataFileRaw) yield* this.#discardData(guestOffset, length);
     return true;
+  }
+
+  *#zeroRawData(offset: number, length: number, mayUnmap: boolean): Co<void> {
+    const { dataFile, header } = this.#state;
+    const inside = Math.min(length, header.size - offset);
+    if (inside > 0) yield* dataFile.writeZeroes(offset, inside, { mayUnmap });
+  }
+
+  /** Nothing points at these whole clusters any more: a data file can give their space back at once. */
+  *#discardData(offset: number, length: number): Co<void> {
+    const { dataFile, hasDataFile } = this.#state;
+    const inside = Math.min(length, dataFile.length - offset);
+    const isWhole = offset % this.clusterSize === 0 && length % this.clusterSize === 0;
+    if (hasDataFile && isWhole && inside > 0) yield* dataFile.discard(offset, inside);
   }
 
   *discard(guestOffset: number, length: number): Co<void> {
@@ -211,6 +239,7 @@ export class Qcow2ClusterMap implements ClusterMap {
       if (header.version < 3) return UNALLOCATED;
       return isThere || hasBacking ? { ...UNALLOCATED, zero: entries.all } : old;
     });
+    yield* this.#discardData(guestOffset, length);
   }
 
   /** Lets whole clusters point at nothing: they are beyond the end of the disk now. */
@@ -230,6 +259,7 @@ export class Qcow2ClusterMap implements ClusterMap {
   /** The compressed form of a cluster, or of what there is of the disk's last one; undefined when it does not get smaller. */
   compress(guestOffset: number, bytes: Uint8Array): Uint8Array | undefined {
     const { clusterSize } = this;
+    this.#checkPackable();
     if (guestOffset % clusterSize !== 0 || bytes.length > clusterSize)
       throw new BlockError("EINVAL", "whole clusters are compressed, one at a time", { offset: guestOffset });
     const cluster = new Uint8Array(clusterSize);
@@ -240,6 +270,7 @@ export class Qcow2ClusterMap implements ClusterMap {
   /** Stores whole clusters that are compressed already. The caller holds them exclusively. */
   *writePacked(guestOffset: number, clusters: readonly Uint8Array[]): Co<void> {
     const { clusterSize } = this;
+    this.#checkPackable();
     const tooLong = clusters.some(({ length }) => length === 0 || length >= clusterSize);
     if (guestOffset % clusterSize !== 0 || tooLong)
       throw new BlockError("EINVAL", "packed clusters are whole ones, and shorter than they were", {
@@ -252,6 +283,10 @@ export class Qcow2ClusterMap implements ClusterMap {
       yield* this.#writePackedRun(index * clusterSize, clusters.slice(done, end));
       done = end;
     }
+  }
+
+  #checkPackable(): void {
+    if (this.#state.hasDataFile) throw new BlockError("ENOTSUP", "a data file holds no compressed clusters");
   }
 
   /** The same inside of one L2 table. */

@@ -8,6 +8,7 @@ import { IoVector } from "@spindle/block";
 import type { CheckedImage } from "./check-image.ts";
 import type { CheckTally } from "./check-tally.ts";
 import { ClusterCounts } from "./cluster-counts.ts";
+import { hasDataFile } from "./header.ts";
 import { COMPRESSED_HIGH, COPIED_HIGH, decodeCompressedEntry, OFFSET_HIGH_MASK, OFFSET_LOW_MASK } from "./l2-entry.ts";
 import { readPadded } from "./padded-read.ts";
 import { L1_ENTRIES_MAX, type SnapshotEntry } from "./snapshot-table.ts";
@@ -40,6 +41,11 @@ class Mending {
     this.#clusters = new ClusterCounts(image.fileClusters);
     this.#bytes = new Uint8Array(image.clusterSize);
     this.#table = new DataView(this.#bytes.buffer);
+  }
+
+  /** Data clusters stand in another file, of which nothing is known here. */
+  get #isOutside(): boolean {
+    return hasDataFile(this.#image.header);
   }
 
   *run(snapshots: readonly SnapshotEntry[]): Co<void> {
@@ -115,7 +121,8 @@ class Mending {
     const zero = this.#table.getUint32(at + 8);
     const allocated = this.#table.getUint32(at + 12);
     const offset = offsetOf(high, low);
-    const doubtful = isCompressed || offset === 0 ? allocated : zero & allocated;
+    const isPlaced = offset !== 0 || (this.#isOutside && high >= COPIED_HIGH);
+    const doubtful = isCompressed || !isPlaced ? allocated : zero & allocated;
     if (doubtful === 0 && !(isCompressed && zero !== 0)) return false;
     this.#mended(`Repairing offset=${offset.toString(16)}: subcluster allocation bitmap corrupted`);
     this.#table.setUint32(at + 8, isCompressed ? 0 : zero | doubtful);
@@ -126,7 +133,7 @@ class Mending {
   #mendStandard(at: number, high: number, low: number): boolean {
     const { clusterSize, file } = this.#image;
     const offset = offsetOf(high, low);
-    if (offset % clusterSize !== 0 || offset >= file.length) {
+    if (offset % clusterSize !== 0 || (offset >= file.length && !this.#isOutside)) {
       const { extended } = this.#image.entries;
       const isData = extended ? this.#table.getUint32(at + 12) !== 0 : (low & ZERO_LOW) === 0;
       const what = isData ? "Data cluster" : "Preallocated cluster";
@@ -145,6 +152,8 @@ class Mending {
   #mendCompressed(at: number, high: number): boolean {
     const { header, file, clusterSize } = this.#image;
     const { hostOffset, length, exact } = decodeCompressedEntry(this.#table, at, header.clusterBits);
+    if (this.#isOutside)
+      return this.#giveUp(at, `Repairing coffset=0x${exact.toString(16)}: compressed cluster with data file`);
     if (hostOffset + length - file.length >= clusterSize)
       return this.#giveUp(at, `Repairing coffset=0x${exact.toString(16)}: compressed cluster is outside image`);
     if (high < COPIED_HIGH) return false;

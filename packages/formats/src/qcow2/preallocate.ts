@@ -15,7 +15,7 @@ const STEP_BYTES = 256 * 1024 * 1024;
  * taken as `preallocation` says; clusters inside of it are zeroed.
  */
 export function* preallocateClusters(
-  { file, entries, clusterSize, encryption, header }: ImageState,
+  { dataFile: file, hasDataFile, entries, clusterSize, encryption, header }: ImageState,
   map: Qcow2ClusterMap,
   { from, to }: { readonly from: number; readonly to: number },
   preallocation: Exclude<Preallocation, "off">,
@@ -33,7 +33,8 @@ export function* preallocateClusters(
     try {
       const { hostOffset, length } = allocation;
       const inside = Math.max(0, Math.min(length, file.length - hostOffset));
-      if (inside > 0) yield* file.writeZeroes(hostOffset, inside, {});
+      // What a data file holds there already is content of the disk from now on.
+      if (inside > 0 && !hasDataFile) yield* file.writeZeroes(hostOffset, inside, {});
       if (inside < length) yield* file.truncate(hostOffset + length, space);
       yield* map.attach(allocation);
       if (encryption !== null) yield* map.zero(offset, length, false);

@@ -33,8 +33,13 @@ export function* resizeImage(parts: ResizeParts, length: number, preallocation: 
   if (header.size === length) return;
   // A request in flight is over: what it gave up can be used.
   yield* parts.writeBack.flush();
-  if (length > header.size) yield* grow(parts, length, preallocation);
+  if (length > header.size) yield* grow(parts, length, preallocationOf(parts.state, preallocation));
   else yield* shrink(parts, length);
+}
+
+/** A raw data file shows what it holds: no cluster may be missing. */
+function preallocationOf({ isDataFileRaw }: ImageState, wanted: Preallocation): Preallocation {
+  return isDataFileRaw && wanted === "off" ? "metadata" : wanted;
 }
 
 function* grow(parts: ResizeParts, length: number, preallocation: Preallocation): Co<void> {
@@ -49,6 +54,7 @@ function* grow(parts: ResizeParts, length: number, preallocation: Preallocation)
       const from = alignDown(size, state.clusterSize);
       yield* preallocateClusters(state, map, { from, to: alignUp(length, state.clusterSize) }, preallocation);
     }
+    if (state.hasDataFile && state.dataFile.length < length) yield* state.dataFile.truncate(length);
     yield* writeBack.flush();
     yield* writeSize(state, length);
   } catch (error) {
@@ -113,6 +119,7 @@ function* shrink({ state, map, writeBack }: ResizeParts, length: number): Co<voi
   yield* writeBack.flush();
   yield* writeSize(state, length);
   state.header = { ...state.header, size: length };
+  if (state.hasDataFile && state.dataFile.length > length) yield* state.dataFile.truncate(length);
   yield* cutFile(state, writeBack);
 }
 

@@ -170,7 +170,9 @@ export class Qcow2Snapshots implements InternalSnapshots {
 
   /** Afterwards the file is as memory is, and nothing waits to be given up. */
   *#settle(): Co<void> {
-    const { writeBack } = this.#parts;
+    const { state, writeBack } = this.#parts;
+    if (state.hasDataFile)
+      throw new BlockError("ENOTSUP", "the clusters of a data file cannot be shared with snapshots");
     yield* writeBack.flush();
     yield* writeBack.reclaimAll();
     yield* writeBack.flush();

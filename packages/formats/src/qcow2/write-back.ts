@@ -44,13 +44,13 @@ export class WriteBack {
   /** Writes metadata and makes it, and all data written before, durable. Lazy refcounts are left behind. */
   *flush(): Co<void> {
     const flushed = yield* this.writeBack();
-    if (!flushed) yield* this.#state.file.flush();
+    if (!flushed) yield* this.#state.flushFiles();
   }
 
   /** The same, with refcounts that are lazy otherwise. */
   *settle(): Co<void> {
     const flushed = yield* this.writeBack(true);
-    if (!flushed) yield* this.#state.file.flush();
+    if (!flushed) yield* this.#state.flushFiles();
   }
 
   /** After the last {@link settle}: the image was closed in order. */
@@ -207,7 +207,7 @@ export class WriteBack {
         this.#state.quarantined.push(...freed);
         return false;
       }
-      yield* file.flush();
+      yield* this.#state.flushFiles();
       for (const { table, bytes, fresh } of tables) {
         if (fresh) continue;
         yield* file.tell("l2_update");
