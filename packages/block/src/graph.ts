@@ -120,7 +120,7 @@ export class Graph {
     const context = { node: name };
     if (node === undefined) throw new BlockError("ENOENT", `Failed to find node with node-name='${name}'`, context);
     if (!this.#owned.has(node)) throw new BlockError("EPERM", `Node ${name} is not owned by the monitor`, context);
-    if (node.busyReason !== null) throw new BlockError("EBUSY", `Node '${name}' is busy: ${node.busyReason}`, context);
+    node.checkIdle();
     const above = this.nodes().find((other) => other.children.backing === node);
     if (above !== undefined)
       throw new BlockError("EBUSY", `Node '${name}' is busy: node is used as backing hd of '${above.name}'`, context);

@@ -306,17 +306,16 @@ export class BlockNode {
     return extent.hostOffset === undefined || extent.file !== undefined ? extent : { ...extent, file: this };
   }
 
-  /**
-   * Changes the length while no other request is in flight.
-   * @throws {BlockError} EBUSY while a job has the node.
-   */
+  /** @throws {BlockError} EBUSY while a job has the node. */
+  checkIdle(): void {
+    if (this.busyReason !== null)
+      throw new BlockError("EBUSY", `Node '${this.name}' is busy: ${this.busyReason}`, { node: this.name });
+  }
+
+  /** Changes the length while no other request is in flight. A stream into this node goes on with the new length. */
   *truncate(length: number, preallocation: Preallocation = "off"): Co<void> {
     if (this.readOnly) throw this.#error("EROFS", "Block node is read-only", "truncate", 0, length);
-    const { bitmaps, driver, name } = this;
-    yield* this.exclusively(() => {
-      if (this.busyReason === null) return bitmaps.resize(length, driver.truncate(length, preallocation));
-      throw new BlockError("EBUSY", `Node '${name}' is busy: ${this.busyReason}`, { node: name });
-    });
+    yield* this.exclusively(() => this.bitmaps.resize(length, this.driver.truncate(length, preallocation)));
   }
 
   /**

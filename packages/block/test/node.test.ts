@@ -158,16 +158,6 @@ describe("a node that changes its length", () => {
     one.run(node.truncate(8192));
     expect(log).toEqual([]);
   });
-
-  it("keeps it while a job has the node", () => {
-    const one = new OneThread();
-    const { node } = one.node(LENGTH);
-    node.busyReason = "block device is in use by block job: stream";
-    expect(() => one.run(node.truncate(512))).toThrow(
-      "Node 'disk' is busy: block device is in use by block job: stream",
-    );
-    expect(node.length).toBe(LENGTH);
-  });
 });
 
 describe("a node whose clusters stand in a mapping cache", () => {

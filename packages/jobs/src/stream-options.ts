@@ -57,10 +57,7 @@ export function resolveStream(graph: Graph, options: StreamOptions): StreamScope
   const top = skipFilters(node);
   const newBacking = bottom === null ? base : nextBelow(bottom);
   const frozen = between(node, newBacking);
-  for (const member of frozen) {
-    if (member.busyReason === null) continue;
-    throw new BlockError("EBUSY", `Node '${member.name}' is busy: ${member.busyReason}`, { node: member.name });
-  }
+  for (const member of frozen) member.checkIdle();
   if (newBacking === null && options.backingFile !== undefined)
     throw new BlockError("EINVAL", "backing file specified, but streaming the entire chain");
   if (top.readOnly) throw new BlockError("EROFS", "Block node is read-only", { node: top.name });

@@ -38,6 +38,7 @@ export const blockdevCommands: readonly Command[] = [
         throw new BlockError("EBUSY", `Node '${node.name}' is busy: node is used by '${above.name}'`, {
           node: node.name,
         });
+      node.checkIdle();
       yield* node.truncate(size);
     },
     { changesGraph: true },
