@@ -59,7 +59,8 @@ export interface ClusterMap {
    */
   allocate(guestOffset: number, length: number): Co<Allocation>;
   /**
-   * Lets the range stand where its data has been written. What the guest clusters pointed at before is freed, and is not reused before every request in flight now has ended. The caller holds the clusters exclusively.
+   * Lets the range stand where its data has been written. What the guest clusters pointed at before is freed, and is not
+   * reused before every request in flight now has ended. The caller holds the clusters exclusively.
    */
   publish(allocation: Allocation): Co<void>;
   /** Gives an allocation back that was not published. */

@@ -45,11 +45,12 @@ export class TinyImage implements BlockDriver {
     this.backingFile = typeof backing === "string" ? { filename: backing, format: "tiny" } : null;
     this.clusters = {
       clusterSize: this.clusterSize,
+      subclusterSize: this.clusterSize,
       lookup: (offset, length) => this.#lookup(offset, length),
       allocate: (guestOffset, length) => this.#allocate(guestOffset, length),
       publish: (allocation) => this.#publish(allocation),
       release: (allocation) => this.#release(allocation),
-      zero: (guestOffset, length) => this.writeZeroes(guestOffset, length),
+      zero: (guestOffset, length) => this.#zero(guestOffset, length),
       discard: (guestOffset, length) => this.discard(guestOffset, length),
       *readCompressed(): Co<void> {
         throw new BlockError("ENOTSUP", "nothing is compressed here");
@@ -188,12 +189,17 @@ export class TinyImage implements BlockDriver {
     return { kind, length: Math.min(end * this.clusterSize, offset + length) - offset };
   }
 
+  *#zero(guestOffset: number, length: number): Co<boolean> {
+    yield* this.writeZeroes(guestOffset, length);
+    return true;
+  }
+
   *#allocate(guestOffset: number, length: number): Co<Allocation> {
     this.fault("allocate");
     yield* this.#file.flush();
     const hostOffset = this.#nextHost;
     this.#nextHost += length;
-    return { guestOffset, length, hostOffset };
+    return { guestOffset, length, hostOffset, reserved: true };
   }
 
   *#publish({ guestOffset, length, hostOffset }: Allocation): Co<void> {
