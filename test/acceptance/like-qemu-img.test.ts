@@ -2,7 +2,7 @@
 import { truncateSync, writeFileSync } from "node:fs";
 import { peer } from "@spindle/testkit/peers";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { run, Scratch, spindle } from "./program.ts";
+import { isSaidAlike, run, Scratch, spindle } from "./program.ts";
 
 const qemuImg = peer("qemu-img");
 const qemuIo = peer("qemu-io");
@@ -155,6 +155,7 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
     const ours = await spindle([...words, ...(far ? ["--allow-backing=."] : [])], { cwd: scratch.folder });
     const theirs = await run([qemuImg as string, ...words], { cwd: scratch.folder });
     expect({ stdout: ours.stdout, code: ours.code }).toEqual({ stdout: theirs.stdout, code: theirs.code });
+    if (isSaidAlike(ours, theirs)) return;
     expect(ours.stderr.split("\n").length - 1, ours.stderr).toBe(ours.code === 0 || theirs.stderr === "" ? 0 : 1);
   });
 
@@ -239,7 +240,7 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
     const theirs = await run([qemuImg as string, "create", ...words], { cwd: own.folder });
     expect(ours.code).toBe(theirs.code);
     expect(ours.stdout).toBe(theirs.stdout);
-    expect(ours.stderr).toMatch(/^spindle: .*\n$/);
+    if (!isSaidAlike(ours, theirs)) expect(ours.stderr).toMatch(/^spindle: .*\n$/);
   });
 });
 

@@ -78,3 +78,8 @@ export class Scratch implements Disposable {
 export function isOneClearLine(stderr: string): boolean {
   return /^spindle: [^\n]{5,}\n$/.test(stderr) && !/internal error|\n\s+at /.test(stderr);
 }
+
+/** Whether qemu-img has the same words for what went wrong; some of its errors have two lines. */
+export function isSaidAlike(ours: Outcome, theirs: Outcome): boolean {
+  return ours.stderr.replaceAll(/^spindle: /gm, "qemu-img: ") === theirs.stderr;
+}
