@@ -87,4 +87,23 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("commit and rebas
     expect(ours.stderr).toMatch(ours.code === 0 ? /^$/ : /^spindle: [^\n]+\n$/);
     expect(look(mine)).toEqual(look(its));
   });
+
+  test("commit lets the base give up the space of what is zeros now", async () => {
+    const allocated = await Promise.all(
+      ["ours", "theirs"].map(async (whose) => {
+        using own = new Scratch();
+        const img = (...argv: string[]): string => own.tool(qemuImg as string, ...argv);
+        img("create", "-f", "qcow2", "base.qcow2", "1M");
+        own.tool(qemuIo as string, "-c", "write -P 1 0 1M", "base.qcow2");
+        img("create", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2");
+        own.tool(qemuIo as string, "-c", "write -z 128k 640k", "top.qcow2");
+        if (whose === "ours") expect((await spindle(["commit", "top.qcow2"], { cwd: own.folder })).code).toBe(0);
+        else img("commit", "top.qcow2");
+        return (JSON.parse(img("check", "--output=json", "base.qcow2")) as Record<string, number>)[
+          "allocated-clusters"
+        ];
+      }),
+    );
+    expect(allocated).toEqual([6, 6]);
+  });
 });

@@ -43,7 +43,7 @@ const PLAIN = {
   inOrder: true,
   depth: 8,
   speed: 0,
-  fua: false,
+  flags: {},
 };
 
 describe("a conversion", () => {

@@ -47,7 +47,7 @@ function* commitIn(session: Session, name: ImageName, options: CommitImageOption
     inOrder: true,
     depth: DEPTH,
     speed,
-    fua: false,
+    flags: { mayUnmap: true },
     ...(progress === undefined ? {} : { progress: (done) => progress(done, top.length) }),
     ...(signal === undefined ? {} : { canceled: () => signal.aborted }),
   });

@@ -130,7 +130,7 @@ function* convertIn(
     inOrder: options.inOrder ?? true,
     depth: options.depth ?? DEPTH_DEFAULT,
     speed: options.speed ?? 0,
-    fua: cache === "writethrough",
+    flags: { fua: cache === "writethrough" },
     ...(salvage === undefined ? {} : { salvage }),
     ...(progress === undefined ? {} : { progress: conflated(() => environment.clock.now(), length, meter, progress) }),
     ...(signal === undefined ? {} : { canceled: () => signal.aborted }),

@@ -59,8 +59,8 @@ export interface ConvertRequest {
   readonly depth: number;
   /** Bytes per second; 0 for no limit. */
   readonly speed: number;
-  /** Every write is durable when it ends. */
-  readonly fua: boolean;
+  /** With `fua`, every write is durable when it ends; with `mayUnmap`, the target keeps no space for zeros. */
+  readonly flags: Pick<WriteFlags, "fua" | "mayUnmap">;
   /** Called with what cannot be read, which becomes zeros; without it the first error ends the conversion. */
   readonly salvage?: (sentence: string) => void;
   /** Called with the bytes of the disk that are done, which never get less. */
@@ -106,7 +106,7 @@ class Conversion {
     this.#request = request;
     this.#source = source;
     this.#limit = new RateLimit(environment.clock, request.speed);
-    this.#flags = { fua: request.fua };
+    this.#flags = request.flags;
   }
 
   *run(compressors: readonly PieceCompressor[] | undefined): Co<void> {
