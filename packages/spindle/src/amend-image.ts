@@ -1,7 +1,7 @@
 /** Changes what an image was created with: what `qemu-img amend` does. */
 import { assert, BlockError, type Co } from "@spindle/base";
 import { type DriverDefinition, skipFilters } from "@spindle/block";
-import { driverRegistry } from "./driver-registry.ts";
+import { formatNamed } from "./driver-registry.ts";
 import { type ImageName, openChain } from "./open-image.ts";
 import { type ImageAccess, Session } from "./session.ts";
 
@@ -26,25 +26,23 @@ export async function amendImage(name: ImageName, request: AmendImageOptions): P
 
 /** The options that images of a format can change. @throws {BlockError} EINVAL for no format, ENOTSUP when there are none. */
 export function amendOptions(format: string): readonly string[] {
-  const registry = driverRegistry();
-  if (!registry.has(format)) throw new BlockError("EINVAL", `Unknown file format '${format}'`);
-  return optionsOf(registry.get(format));
+  return optionsOf(format, formatNamed(format));
 }
 
 function* amendIn({ graph }: Session, name: ImageName, { options, progress }: AmendImageOptions): Co<void> {
   const node = skipFilters(yield* openChain(graph, name, { readOnly: false }));
   const { driver } = node;
   const definition = graph.registry.get(driver.name);
-  const known = optionsOf(definition);
+  const known = optionsOf(driver.name, definition);
   for (const key of Object.keys(options)) if (!known.includes(key)) throw unknownOption(definition, key);
   assert(driver.amend !== undefined, "a format with options to amend can amend them");
   const change = driver.amend(options, progress ?? (() => {}));
   yield* node.exclusively(() => change);
 }
 
-function optionsOf({ name, amendOptions: known }: DriverDefinition): readonly string[] {
-  if (known !== undefined) return known;
-  throw new BlockError("ENOTSUP", `Format driver '${name}' does not support option amendment`);
+function optionsOf(format: string, definition: DriverDefinition | undefined): readonly string[] {
+  if (definition?.amendOptions !== undefined) return definition.amendOptions;
+  throw new BlockError("ENOTSUP", `Format driver '${format}' does not support option amendment`);
 }
 
 function unknownOption({ createOptions = [] }: DriverDefinition, key: string): BlockError {

@@ -158,7 +158,8 @@ function* createTarget(graph: Graph, target: ImageName, options: ConvertImageOpt
     throw new BlockError("EINVAL", "an image is created by its file name: open it as it is instead");
   const { format, options: own = {}, backing, allowBacking = [] } = options;
   const named = backing === undefined ? {} : { backing };
-  yield* createIn(graph, target.filename, { format, options: own, size, allowBacking, ...named });
+  // Opening the new image opens its backing file.
+  yield* createIn(graph, target.filename, { format, options: own, size, allowBacking, unsafe: true, ...named });
   return withOptions(target, graph.registry.get(format).optionsToOpen?.(own));
 }
 

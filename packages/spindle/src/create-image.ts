@@ -4,6 +4,8 @@ import { dirname, resolve } from "node:path";
 import { alignUp, BlockError, type Co, isBlockError, SECTOR_SIZE } from "@spindle/base";
 import type { BackingFile, BlockNode, DriverDefinition, Graph } from "@spindle/block";
 import { createFile } from "@spindle/host-node";
+import { combinePath } from "./combine-path.ts";
+import { formatNamed } from "./driver-registry.ts";
 import { openChain } from "./open-image.ts";
 import { type ImageAccess, Session } from "./session.ts";
 
@@ -12,8 +14,11 @@ export interface CreateImageOptions extends ImageAccess {
   readonly format: string;
   /** Bytes; the size of the backing file when absent. */
   readonly size?: number;
-  /** The name counts from the folder of the new image, and is written into it as it stands here. */
-  readonly backing?: { readonly filename: string; readonly format: string };
+  /**
+   * The name counts from the folder of the new image, and is written into it as it stands here. The format has to be told:
+   * without it, the error says which one was found.
+   */
+  readonly backing?: { readonly filename: string; readonly format?: string | undefined };
   /** Does not open the backing file: it may come later. A size is needed then. */
   readonly unsafe?: boolean;
   /** The format's own options, with qemu-img's keys and texts, such as `{ cluster_size: "64k" }`. */
@@ -42,17 +47,17 @@ export async function createImage(filename: string, options: CreateImageOptions)
 
 /** The same in a graph that is there. */
 export function* createIn(graph: Graph, filename: string, options: CreateImageOptions): Co<CreatedImage> {
-  const definition = formatToCreate(graph, options);
-  const { backing, options: own = {} } = options;
-  const size = options.size ?? (yield* sizeFromBacking(graph, filename, options));
-  if (options.size !== undefined && backing !== undefined && options.unsafe !== true)
-    yield* backingLength(graph, filename, backing);
+  const definition = formatToCreate(options);
+  const { options: own = {} } = options;
+  const backing = yield* openedBacking(graph, filename, options);
+  const size = options.size ?? backing?.length;
+  if (size === undefined) throw new BlockError("EINVAL", "Image creation needs a size parameter");
   options.planned?.({ size });
   const existed = exists(filename);
   yield* createFile(filename);
   try {
     const file = yield* graph.open({ driver: "file", filename });
-    const named: { backing?: BackingFile } = backing === undefined ? {} : { backing };
+    const named = backing === undefined ? {} : { backing: backing.file };
     const data = yield* createDataFile(graph, filename, definition, own);
     const apart = data === undefined ? {} : { dataFile: data };
     yield* definition.create(file, { size, options: own, ...named, ...apart }, graph.environment);
@@ -87,39 +92,63 @@ function* createDataFile(
 
 type Creatable = DriverDefinition & Required<Pick<DriverDefinition, "create">>;
 
-function formatToCreate(graph: Graph, { format, backing, options = {} }: CreateImageOptions): Creatable {
-  if (!graph.registry.names().includes(format)) throw new BlockError("EINVAL", `Unknown file format '${format}'`);
-  const definition = graph.registry.get(format);
-  if (definition.create === undefined)
-    throw new BlockError("ENOTSUP", `Format driver '${format}' does not support image creation`);
+/**
+ * The format of that name.
+ * @throws {BlockError} EINVAL when there is none, ENOTSUP when images of it cannot be created.
+ */
+export function creatableFormat(format: string): Creatable {
+  const definition = formatNamed(format);
+  if (definition?.create !== undefined) return definition as Creatable;
+  throw new BlockError("ENOTSUP", `Format driver '${format}' does not support image creation`);
+}
+
+function formatToCreate({ format, backing, options = {} }: CreateImageOptions): Creatable {
+  const definition = creatableFormat(format);
   if (backing !== undefined && definition.supportsBacking !== true)
     throw new BlockError("EINVAL", `Backing file not supported for file format '${format}'`);
   const unknown = Object.keys(options).find((key) => definition.createOptions?.includes(key) === false);
   if (unknown !== undefined) throw new BlockError("EINVAL", `Invalid parameter '${unknown}'`);
-  return definition as Creatable;
+  return definition;
 }
 
-function* sizeFromBacking(graph: Graph, filename: string, options: CreateImageOptions): Co<number> {
-  const { backing, unsafe } = options;
-  if (backing === undefined || unsafe === true) throw new BlockError("EINVAL", "Image creation needs a size parameter");
-  return alignUp(yield* backingLength(graph, filename, backing), SECTOR_SIZE);
+interface OpenedBacking {
+  readonly file: BackingFile;
+  /** Bytes, in whole sectors; undefined when it was not opened. */
+  readonly length?: number;
 }
 
 /** Opens the backing file to see that it is one. */
-function* backingLength(graph: Graph, filename: string, { filename: name, format }: BackingFile): Co<number> {
-  const path = resolve(dirname(filename), name);
-  if (resolve(filename) === path)
+function* openedBacking(
+  graph: Graph,
+  image: string,
+  { backing, unsafe }: CreateImageOptions,
+): Co<OpenedBacking | undefined> {
+  if (backing === undefined) return undefined;
+  const { filename, format } = backing;
+  const path = combinePath(image, filename);
+  if (resolve(image) === resolve(path))
     throw new BlockError("EINVAL", "Error: Trying to create an image with the same filename as the backing file");
+  if (unsafe === true) return { file: { filename, format: formatTold(format) } };
+  const node = yield* openBacking(graph, path, format);
+  const { length, driver } = node;
+  yield* graph.remove(node.name);
+  return { file: { filename, format: formatTold(format, driver.name) }, length: alignUp(length, SECTOR_SIZE) };
+}
+
+function* openBacking(graph: Graph, filename: string, format: string | undefined): Co<BlockNode> {
   try {
-    const image = { filename: path, format: format ?? undefined };
-    const node = yield* openChain(graph, image, { readOnly: true, withoutData: true });
-    const { length } = node;
-    yield* graph.remove(node.name);
-    return length;
+    return yield* openChain(graph, { filename, format }, { readOnly: true, withoutData: true });
   } catch (error) {
     if (!isBlockError(error)) throw error;
-    throw new BlockError(error.code, `${error.message}; the backing file cannot be opened`, error.context, error);
+    throw new BlockError(error.code, error.message, { ...error.context, hint: "Could not open backing image." }, error);
   }
+}
+
+/** A format that is found by looking would be the choice of whoever can write the backing file. */
+function formatTold(format: string | undefined, found?: string): string {
+  if (format !== undefined) return format;
+  const hint = found === undefined ? {} : { hint: `Detected format of ${found}.` };
+  throw new BlockError("EINVAL", "Backing file specified without backing format", hint);
 }
 
 function exists(filename: string): boolean {

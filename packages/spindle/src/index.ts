@@ -3,7 +3,7 @@ export { type CheckImageOptions, checkImage, type ImageCheck, NoCheckError } fro
 export { combinePath } from "./combine-path.ts";
 export { type CommitImageOptions, commitImage } from "./commit-image.ts";
 export { type ConvertedImage, type ConvertImageOptions, convertImage } from "./convert-image.ts";
-export { type CreatedImage, type CreateImageOptions, createImage } from "./create-image.ts";
+export { type CreatedImage, type CreateImageOptions, creatableFormat, createImage } from "./create-image.ts";
 export {
   Disk,
   type MapOptions,

@@ -40,8 +40,8 @@ export interface CommandDescription<O extends OptionSpecs> {
   readonly options: O;
   /** The last word is an operand, even when it begins with a dash. */
   readonly lastIsOperand?: true;
-  /** Done instead, whatever the operands are, when it gives an exit code. */
-  insteadOf?(values: OptionValues<O>): Promise<number> | undefined;
+  /** Done instead, however many operands there are, when it gives an exit code. */
+  insteadOf?(values: OptionValues<O>, operands: readonly string[]): number | undefined;
   /**
    * @param given the options in the order of the command line, for commands to which it matters
    * @returns the exit code.
@@ -89,8 +89,8 @@ export function defineCommand<const O extends OptionSpecs>(description: CommandD
       const last = description.lastIsOperand === true ? argv.slice(-1) : [];
       const { values, operands: others, given } = parse(description.options, argv.slice(0, argv.length - last.length));
       const operands = [...others, ...last];
-      const instead = description.insteadOf?.(values);
-      if (instead !== undefined) return await instead;
+      const instead = description.insteadOf?.(values, operands);
+      if (instead !== undefined) return instead;
       const { least, most, otherwise } = description.operandCount;
       if (operands.length < least || operands.length > most) throw new UsageError(otherwise);
       return await description.run(values, operands, given);

@@ -1,12 +1,13 @@
 /** `spindle amend`: changes what an image was created with. */
 import { BlockError } from "@spindle/base";
-import { amendImage, amendOptions, type ImageName, imageInfo } from "spindle";
+import { amendImage, type ImageName, imageInfo } from "spindle";
 import { cacheModes } from "../cache-mode.ts";
 import { type Command, defineCommand, UsageError } from "../command.ts";
-import { asksForHelp, parseOptionLists, printAmendHelp } from "../create-options.ts";
+import { asksForHelp, parseOptionLists } from "../create-options.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { given, operandImage } from "../image-name.ts";
 import { ACCESS, accessOf, FORMAT, IMAGE_OPTS } from "../image-options.ts";
+import { printAmendHelp } from "../option-help.ts";
 import { print, standardOutput } from "../output.ts";
 import { percentProgress } from "../percent-display.ts";
 
@@ -32,7 +33,7 @@ export const amend: Command = defineCommand({
     const { options: lists, format, cache } = values;
     if (lists.length === 0) throw new UsageError("Must specify options (-o)");
     const asked = asksForHelp(lists);
-    if (asked && format !== undefined) return printAmendHelp(format, amendOptions(format));
+    if (asked && format !== undefined) return printAmendHelp(format);
     const [file, ...more] = operands;
     if (file === undefined || more.length > 0) throw new BlockError("EINVAL", "Expecting one image file name");
     const image = operandImage(file, { format, imageOpts: values["image-opts"], ...cacheModes(cache) });
@@ -50,7 +51,7 @@ export const amend: Command = defineCommand({
 
 async function helpFor(image: ImageName): Promise<number> {
   const { format } = await imageInfo(image.filename, given(image));
-  return printAmendHelp(format, amendOptions(format));
+  return printAmendHelp(format);
 }
 
 /** Shows the beginning, the end, and what differs from what was shown last. */

@@ -2,12 +2,13 @@
 import { BlockError, isBlockError, MiB } from "@spindle/base";
 import { type ConvertImageOptions, convertImage, type ImageName, type StreamProgress } from "spindle";
 import { CACHE_MODES, cacheModes, targetCache } from "../cache-mode.ts";
-import { type Command, defineCommand, numberOption, type OptionValues, UsageError } from "../command.ts";
-import { asksForHelp, parseOptionLists, printOptionHelp } from "../create-options.ts";
+import { type Command, defineCommand, numberOption, type OptionValues } from "../command.ts";
+import { asksForHelp, parseOptionLists } from "../create-options.ts";
 import { SignalWatch } from "../ending-signals.ts";
 import { EXIT_FAILURE, EXIT_OK, signalExitCode } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
 import { ACCESS, accessOf, FORCE_SHARE, FORMAT, IMAGE_OPTS } from "../image-options.ts";
+import { printCreateHelp } from "../option-help.ts";
 import { complain, standardOutput } from "../output.ts";
 import { percentDisplay } from "../percent-display.ts";
 import { type ProgressDisplay, progressDisplay } from "../progress-display.ts";
@@ -69,9 +70,13 @@ export const convert: Command = defineCommand({
   operandCount: { least: 2, most: Number.POSITIVE_INFINITY, otherwise: "Must specify image file name" },
   about: "Copies what an image shows, or several one behind the other, into a new image of any format.",
   options: OPTIONS,
-  insteadOf: (values) => (asksForHelp(values.options) ? printOptionHelp(values["target-format"]) : undefined),
+  insteadOf(values, operands) {
+    checkSwitches(values);
+    if (!asksForHelp(values.options)) return undefined;
+    return printCreateHelp(values["target-format"], operands.length > 1 ? operands.at(-1) : undefined);
+  },
   async run(values, operands) {
-    checkTogether(values, operands.length - 1);
+    checkSources(values, operands.length - 1);
     const { cache, sourceCache } = modesOf(values);
     const sourceOptions = { format: values.format, imageOpts: values["image-opts"], cache: sourceCache };
     const sources = operands.slice(0, -1).map((text) => operandImage(text, sourceOptions));
@@ -95,29 +100,32 @@ export const convert: Command = defineCommand({
   },
 });
 
-/** Which options go together, in qemu-img's words. */
-function checkTogether(values: Values, sourceCount: number): void {
-  if (values["skip-broken-bitmaps"] && !values.bitmaps)
-    throw new BlockError("EINVAL", "Use of --skip-broken-bitmaps requires --bitmaps");
-  if (values.bitmaps && sourceCount > 1)
-    throw new BlockError("EINVAL", "Copying bitmaps only possible with single source");
-  if (values.snapshot !== undefined && sourceCount > 1)
-    throw new BlockError("EINVAL", "No support for concatenating multiple snapshot");
-  if (values.offload && values.compress) throw new UsageError("Cannot enable copy offloading when -c is used");
-  if (values.offload && values.sparse !== undefined)
-    throw new UsageError("Cannot enable copy offloading when -S is used");
-  if (values["no-create"] && values.options.length > 0)
-    throw new UsageError("-o has no effect when skipping image creation");
-  if (values["target-image-opts"] && !values["no-create"])
-    throw new UsageError("--target-image-opts requires use of -n flag");
-  if (values["target-is-zero"] && !values["no-create"])
-    throw new UsageError("--target-is-zero requires use of -n flag");
+/** Which options go together, in qemu-img's words and order. */
+function checkSwitches(values: Values): void {
+  const refuse = (message: string): never => {
+    throw new BlockError("EINVAL", message);
+  };
+  if (values["skip-broken-bitmaps"] && !values.bitmaps) refuse("Use of --skip-broken-bitmaps requires --bitmaps");
+  if (values.offload && values.compress) refuse("Cannot enable copy offloading when -c is used");
+  if (values.offload && values.sparse !== undefined) refuse("Cannot enable copy offloading when -S is used");
+  if (values.offload && values.salvage) refuse("Cannot use copy offloading in salvaging mode");
+  if (values["target-image-opts"] && !values["no-create"]) refuse("--target-image-opts requires use of -n flag");
+  if (values["no-create"] && values.options.length > 0) refuse("-o has no effect when skipping image creation");
+  if (values["target-is-zero"] && !values["no-create"]) refuse("--target-is-zero requires use of -n flag");
   if (values["target-is-zero"] && values.backing !== undefined)
-    throw new UsageError("Cannot use --target-is-zero when the destination image has a backing file");
-  if (sourceCount > 1 && values.backing !== undefined)
-    throw new UsageError(
-      "Having a backing file for the target makes no sense when concatenating multiple input images",
-    );
+    refuse("Cannot use --target-is-zero when the destination image has a backing file");
+}
+
+/** What goes with one source only. */
+function checkSources(values: Values, count: number): void {
+  if (count < 2) return;
+  if (values.bitmaps) throw new BlockError("EINVAL", "Copying bitmaps only possible with single source");
+  if (values.snapshot !== undefined) throw new BlockError("EINVAL", "No support for concatenating multiple snapshot");
+  if (values.backing === undefined) return;
+  throw new BlockError(
+    "EINVAL",
+    "Having a backing file for the target makes no sense when concatenating multiple input images",
+  );
 }
 
 /** What is to be created. */
@@ -127,11 +135,11 @@ function newImage(values: Values, format: string): Pick<ConvertImageOptions, "fo
   const filename = values.backing ?? backing_file;
   const backingFormat = values["backing-format"] ?? backing_fmt;
   if (filename === undefined && backingFormat !== undefined)
-    throw new UsageError("Backing format cannot be used without backing file");
+    throw new BlockError("EINVAL", "Backing format cannot be used without backing file");
   if (filename !== undefined && backingFormat === undefined)
     throw new BlockError("EINVAL", "Use of backing file requires explicit backing format");
   if (values.compress && options["preallocation"] !== undefined && options["preallocation"] !== "off")
-    throw new UsageError("Compression and preallocation not supported at the same time");
+    throw new BlockError("EINVAL", "Compression and preallocation not supported at the same time");
   return {
     format,
     options,
@@ -172,7 +180,8 @@ function sparseOption(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
   const size = sizeArgument("buffer size for sparse output", text);
   if (size % 512 === 0 && size <= SPARSE_BYTES_MAX) return size;
-  throw new UsageError(
+  throw new BlockError(
+    "EINVAL",
     `Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to ${SPARSE_BYTES_MAX}. ` +
       "Select 0 to disable sparse detection (fully allocates output).",
   );
@@ -181,7 +190,10 @@ function sparseOption(text: string | undefined): number | undefined {
 function depthOption(text = "8"): number {
   const depth = Number(text);
   if (/^\d+$/.test(text) && depth >= 1 && depth <= DEPTH_MAX) return depth;
-  throw new UsageError(`Invalid number of coroutines. Allowed number of coroutines is between 1 and ${DEPTH_MAX}`);
+  throw new BlockError(
+    "EINVAL",
+    `Invalid number of coroutines. Allowed number of coroutines is between 1 and ${DEPTH_MAX}`,
+  );
 }
 
 function displayOf(values: Values): ProgressDisplay | undefined {

@@ -1,10 +1,11 @@
 /** `spindle create`: lays out an empty image. */
 import { BlockError, isBlockError, parseExactSize } from "@spindle/base";
-import { type CreatedImage, createImage } from "spindle";
-import { type Command, defineCommand, UsageError } from "../command.ts";
-import { asksForHelp, formattingLine, parseOptionLists, printOptionHelp } from "../create-options.ts";
+import { type CreatedImage, type CreateImageOptions, creatableFormat, createImage } from "spindle";
+import { type Command, defineCommand } from "../command.ts";
+import { asksForHelp, formattingLine, parseOptionLists } from "../create-options.ts";
 import { EXIT_OK } from "../exit-codes.ts";
 import { ACCESS, accessOf } from "../image-options.ts";
+import { printCreateHelp } from "../option-help.ts";
 import { print } from "../output.ts";
 import { sizeArgument, sizeParameter } from "../size-text.ts";
 
@@ -28,13 +29,14 @@ export const create: Command = defineCommand({
     quiet: { short: "q", help: "print nothing" },
     ...ACCESS,
   },
-  insteadOf: (values) => (asksForHelp(values.options) ? printOptionHelp(values.format) : undefined),
+  insteadOf: (values, [filename]) =>
+    asksForHelp(values.options) ? printCreateHelp(values.format, filename) : undefined,
   async run(values, [filename = "", sizeText]) {
     const { backing_file, backing_fmt, size: sizeInOptions, ...options } = parseOptionLists(values.options);
     const format = values.format ?? "raw";
     if (sizeText !== undefined && sizeInOptions !== undefined)
       throw new BlockError("EINVAL", `${filename}: The image size must be specified only once`);
-    const backing = backingOption(values.backing ?? backing_file, values["backing-format"] ?? backing_fmt, filename);
+    const backing = { filename: values.backing ?? backing_file, format: values["backing-format"] ?? backing_fmt };
     const size = hugeSize(sizeText ?? sizeInOptions) ?? imageSize(filename, sizeText, sizeInOptions);
     if (typeof size === "bigint") {
       if (!values.quiet) print(`${formattingLine(filename, { format, options, backing, size })}\n`);
@@ -42,13 +44,15 @@ export const create: Command = defineCommand({
       throw new BlockError("EFBIG", `${filename}: The image size is too large for file format '${format}'${hint}`);
     }
     const unsafe = values["backing-unsafe"];
-    const named = backing === undefined ? {} : { backing };
     const sized = size === undefined ? {} : { size };
     const planned = ({ size: known }: CreatedImage): void => {
       const line = formattingLine(filename, { format, options, backing, size: known });
       if (!values.quiet) print(`${line}\n`);
+      if (backing.filename === undefined && backing.format !== undefined)
+        throw new BlockError("EINVAL", "Backing format cannot be used without backing file");
     };
     try {
+      const named = backingFile(backing, format);
       await createImage(filename, { format, options, unsafe, ...accessOf(values), planned, ...named, ...sized });
     } catch (error) {
       if (!isBlockError(error)) throw error;
@@ -81,15 +85,15 @@ function hugeSize(text: string | undefined): bigint | undefined {
 }
 
 interface Backing {
-  readonly filename: string;
-  readonly format: string;
+  readonly filename?: string | undefined;
+  readonly format?: string | undefined;
 }
 
-/** A format that were found by looking would let whoever can write the backing file choose it. */
-function backingOption(file: string | undefined, format: string | undefined, image: string): Backing | undefined {
-  if (file === undefined && format === undefined) return undefined;
-  if (file === "") throw new BlockError("EINVAL", `${image}: Expected backing file name, got empty string`);
-  if (file === undefined) throw new UsageError(`${image}: Backing format cannot be used without backing file`);
-  if (format !== undefined) return { filename: file, format };
-  throw new UsageError(`${image}: Backing file specified without backing format: tell it with -F`);
+/** What was said of a backing file. @throws {BlockError} EINVAL when the new image can have none. */
+function backingFile({ filename, format }: Backing, created: string): Pick<CreateImageOptions, "backing"> {
+  if (filename === "") throw new BlockError("EINVAL", "Expected backing file name, got empty string");
+  if (filename !== undefined) return { backing: { filename, format } };
+  if (format !== undefined && creatableFormat(created).supportsBacking !== true)
+    throw new BlockError("EINVAL", `Backing file format not supported for file format '${created}'`);
+  return {};
 }
