@@ -3,7 +3,7 @@
  * file exports what `defineCommand` makes of the description and of the function that does the work.
  */
 import { parseArgs } from "node:util";
-import { BlockError, type ErrnoName } from "@spindle/base";
+import { BlockError, type ErrnoName, parseSize } from "@spindle/base";
 
 /** An option; without `value` it is a switch. */
 export interface OptionSpec {
@@ -104,6 +104,19 @@ export function numberOption(name: string, text: string | undefined, least: numb
   const value = Number(text);
   if (/^\d+$/.test(text) && value >= least && value <= most) return value;
   throw new UsageError(`Invalid ${name} '${text}': a whole number from ${least} to ${most}`);
+}
+
+/**
+ * The value of an option that qemu-img has not and that is a size, in bytes; of its own options `size-text.ts` speaks.
+ * @throws {UsageError} when it is no size.
+ */
+export function sizeOption(name: string, text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  try {
+    return parseSize(text);
+  } catch {
+    throw new UsageError(`Invalid ${name} '${text}': a number of bytes, or one with k, M, G, T, P or E behind it`);
+  }
 }
 
 function parse<O extends OptionSpecs>(

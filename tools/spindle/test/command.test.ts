@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { defineCommand, numberOption, UsageError } from "../src/command.ts";
+import { defineCommand, numberOption, sizeOption, UsageError } from "../src/command.ts";
 import { sizeArgument } from "../src/size-text.ts";
 
 const OPTIONS = {
@@ -87,6 +87,9 @@ describe("numbers among the options", () => {
     expect(numberOption("count", undefined, 0, 12)).toBeUndefined();
     for (const bad of ["13", "-1", "1.5", "", "1e1", "x"])
       expect(() => numberOption("count", bad, 0, 12)).toThrow(/Invalid count/);
+    expect(sizeOption("chunk", "1.5k")).toBe(1536);
+    expect(sizeOption("chunk", undefined)).toBeUndefined();
+    expect(() => sizeOption("chunk", "12x")).toThrow(/^Invalid chunk '12x': /);
     expect(sizeArgument("chunk", "1.5k")).toBe(1536);
     expect(() => sizeArgument("chunk", "12x")).toThrow(/^Invalid chunk specified\. You may use k, M, G, T, P or E /);
     expect(() => sizeArgument("chunk", "16E")).toThrow(

@@ -1,9 +1,8 @@
 /** `spindle demo`: the main job on an embedded default, and what `npm start` runs. */
 
 import { MiB } from "@spindle/base";
-import { type Command, defineCommand, numberOption, UsageError } from "../command.ts";
+import { type Command, defineCommand, numberOption, sizeOption, UsageError } from "../command.ts";
 import { runDemo } from "../demo/demo.ts";
-import { optionalSize } from "../size-text.ts";
 
 const GUESTS_DEFAULT = 4;
 const WORKERS_DEFAULT = 2;
@@ -30,7 +29,7 @@ export const demo: Command = defineCommand({
     json: { help: "write the result as one JSON object" },
   },
   async run(values) {
-    const chunk = optionalSize("chunk", values.chunk);
+    const chunk = sizeOption("chunk", values.chunk);
     if (chunk !== undefined && (chunk === 0 || chunk > CHUNK_BYTES_MAX))
       throw new UsageError(`Invalid chunk '${values.chunk}': 1 to 64M`);
     return await runDemo({

@@ -2,13 +2,12 @@
 
 import { BlockError, isBlockError, MiB } from "@spindle/base";
 import { type Disk, openDisk, type StreamJob, type StreamJobOptions, type StreamProgress } from "spindle";
-import { type Command, defineCommand, numberOption, type OptionValues, UsageError } from "../command.ts";
+import { type Command, defineCommand, numberOption, type OptionValues, sizeOption, UsageError } from "../command.ts";
 import { SignalWatch } from "../ending-signals.ts";
 import { EXIT_FAILURE, EXIT_OK, signalExitCode } from "../exit-codes.ts";
 import { ACCESS, accessOf, FORMAT } from "../image-options.ts";
 import { complain, standardOutput } from "../output.ts";
 import { type ProgressDisplay, progressDisplay } from "../progress-display.ts";
-import { optionalSize } from "../size-text.ts";
 
 const WORKERS_MAX = 32;
 const CHUNK_BYTES_MAX: number = 64 * MiB;
@@ -80,14 +79,14 @@ function jobOptions(values: OptionValues<typeof OPTIONS>): StreamJobOptions {
     base: values.base,
     workers: numberOption("number of workers", values.workers, 0, WORKERS_MAX),
     chunk: chunkOption(values.chunk) ?? CHUNK_BYTES_DEFAULT,
-    speed: optionalSize("speed", values.speed),
+    speed: sizeOption("speed", values.speed),
     onError: values["on-error"],
   };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
 }
 
 function chunkOption(text: string | undefined): number | undefined {
-  const size = optionalSize("chunk", text);
+  const size = sizeOption("chunk", text);
   if (size === undefined || (size > 0 && size <= CHUNK_BYTES_MAX)) return size;
   throw new UsageError(`Invalid chunk '${text}': 1 to 64M`);
 }
