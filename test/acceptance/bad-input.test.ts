@@ -205,7 +205,11 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("bad input", () =
 
   test("errors of the command line are one line, too", async () => {
     using images = new Images();
-    for (const argv of [["stream"], ["stream", "--chunk", "x", "a"], ["stream", "--on-error=maybe", "a"], ["daemon"]])
+    expectRefusal(
+      await spindle(["stream", "--on-error=maybe", "a"], { cwd: images.folder }),
+      /must be used with report/,
+    );
+    for (const argv of [["stream"], ["stream", "--chunk", "x", "a"], ["daemon"]])
       expectRefusal(await spindle(argv, { cwd: images.folder }), /spindle help/);
   });
 });

@@ -45,7 +45,6 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("as qemu-img", ()
       ["--output=json", "--size", "10G", "-O", "qcow2", "-o", "cluster_size=4k,refcount_bits=64"],
       ["--size", "1000", "-O", "raw"],
       ["--size", "1G", "base.raw"],
-      ["--size", "1x"],
       ["-O", "nonsense", "base.raw"],
       ["-O", "qcow2", "-o", "nonsense=1", "base.raw"],
       ["base.raw", "over.qcow2"],

@@ -1,6 +1,7 @@
 /** Tells how long the file of a new image becomes: what `qemu-img measure` does. */
 import { BlockError, type Co } from "@spindle/base";
 import { type BlockNode, chainStatus, type DriverDefinition, type Graph, type MeasuredSize } from "@spindle/block";
+import { creatableFormat } from "./create-image.ts";
 import { type ImageName, openChain } from "./open-image.ts";
 import { type ImageAccess, Session } from "./session.ts";
 import { type SnapshotSelector, showSnapshot } from "./show-snapshot.ts";
@@ -31,8 +32,7 @@ export async function measureImage(source: ImageName | number, options: MeasureI
 
 function* measureIn(graph: Graph, source: ImageName | number, request: MeasureImageOptions): Co<MeasuredSize> {
   const { format, options = {}, hasBacking = false } = request;
-  const definition: DriverDefinition | undefined = graph.registry.has(format) ? graph.registry.get(format) : undefined;
-  if (definition === undefined) throw new BlockError("EINVAL", `Unknown file format '${format}'`);
+  const definition: DriverDefinition = creatableFormat(format);
   if (definition.measure === undefined)
     throw new BlockError("ENOTSUP", `Format driver '${format}' does not support size measurement`);
   if (typeof source === "number") return definition.measure({ size: source, options, data: [] });

@@ -124,13 +124,13 @@ function parse<O extends OptionSpecs>(
   argv: readonly string[],
 ): { values: OptionValues<O>; operands: string[]; given: GivenOption[] } {
   const options = Object.fromEntries(Object.entries(specs).map(([name, spec]) => [name, parserOption(spec)]));
-  const args = fullNames(Object.keys(specs), argv);
+  const args = withValues(specs, fullNames(Object.keys(specs), argv));
   const parsed = understand(() => parseArgs({ args, options, allowPositionals: true, tokens: true }));
   const values: Record<string, unknown> = {};
   for (const [name, spec] of Object.entries(specs)) {
     const value = parsed.values[name] as string | boolean | string[] | undefined;
     if (spec.oneOf !== undefined && value !== undefined && !spec.oneOf.includes(value as string))
-      throw new UsageError(`--${name} must be used with ${spec.oneOf.join(" or ")} as argument`);
+      throw new BlockError("EINVAL", `--${name} must be used with ${spec.oneOf.join(" or ")} as argument.`);
     values[name] = value ?? (spec.value === undefined ? false : spec.many === true ? [] : undefined);
   }
   const given = parsed.tokens.flatMap((token) =>
@@ -156,6 +156,26 @@ function fullNames(names: readonly string[], argv: readonly string[]): string[] 
       );
     return meant.length === 1 ? `--${meant[0]}${value}` : word;
   });
+}
+
+/** Puts an option and its value into one word: what stands behind it is its value, even when it begins with a dash. */
+function withValues(specs: OptionSpecs, argv: readonly string[]): string[] {
+  const takesValue = Object.entries(specs).flatMap(([name, { short, value }]) =>
+    value === undefined ? [] : [`--${name}`, ...(short === undefined ? [] : [`-${short}`])],
+  );
+  const words: string[] = [];
+  for (let at = 0; at < argv.length; at++) {
+    const word = argv[at] as string;
+    const value = argv[at + 1];
+    if (word === "--") return [...words, ...argv.slice(at)];
+    const isPair = takesValue.includes(word) && value?.startsWith("-") === true;
+    words.push(isPair ? `${word}${word.startsWith("--") ? "=" : ""}${value}` : word);
+    if (takesValue.includes(word)) {
+      at += 1;
+      if (!isPair && value !== undefined) words.push(value);
+    }
+  }
+  return words;
 }
 
 function parserOption({ short, value, many }: OptionSpec) {

@@ -1,5 +1,5 @@
 /** Sizes among the arguments: bytes, or with a suffix k, M, G, T, P or E; and what QEMU says of a text that is none. */
-import { BlockError, isBlockError, parseSize } from "@spindle/base";
+import { BlockError, isBlockError, parseExactSize, parseSize } from "@spindle/base";
 import { programName } from "./program-name.ts";
 
 /** Bytes. @param what the argument is, such as `image size`. @throws {BlockError} EINVAL when the text is no size. */
@@ -28,5 +28,16 @@ export function sizeParameter(text: string): number {
     throw new BlockError("EINVAL", "Parameter 'size' expects a non-negative number below 2^64", {
       hint: "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.",
     });
+  }
+}
+
+/** A size of which QEMU can speak and that no format here can have; undefined for all others. */
+export function hugeSize(text: string | undefined): bigint | undefined {
+  if (text === undefined) return undefined;
+  try {
+    const size = parseExactSize(text);
+    return size > BigInt(Number.MAX_SAFE_INTEGER) && size < 2n ** 63n ? size : undefined;
+  } catch {
+    return undefined;
   }
 }

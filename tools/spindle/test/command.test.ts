@@ -1,5 +1,6 @@
+import { BlockError } from "@spindle/base";
 import { describe, expect, it } from "vitest";
-import { defineCommand, numberOption, sizeOption, UsageError } from "../src/command.ts";
+import { defineCommand, numberOption, sizeOption } from "../src/command.ts";
 import { sizeArgument } from "../src/size-text.ts";
 
 const OPTIONS = {
@@ -52,6 +53,11 @@ describe("a command's words", () => {
     expect(await parsed("--", "--form", "a")).toMatchObject({ format: undefined, operands: ["--form", "a"] });
   });
 
+  it("take the next word for their value, even one that begins with a dash", async () => {
+    expect(await parsed("--format", "-q", "a")).toMatchObject({ format: "-q", quiet: false, operands: ["a"] });
+    expect(await parsed("-f", "--", "a", "b")).toMatchObject({ format: "--", operands: ["a", "b"] });
+  });
+
   it("may leave every option out", async () => {
     const expected = {
       "all-of-it": false,
@@ -75,7 +81,7 @@ describe("a command's words", () => {
     [["a", "b", "c"], /one or two files/],
   ])("are refused in one line: %j", async (argv, reason) => {
     const failed = parsed(...argv);
-    await expect(failed).rejects.toBeInstanceOf(UsageError);
+    await expect(failed).rejects.toBeInstanceOf(BlockError);
     await expect(failed).rejects.toThrow(reason);
     await expect(failed).rejects.not.toThrow(/\n/);
   });

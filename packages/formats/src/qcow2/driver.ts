@@ -350,8 +350,9 @@ export const qcow2Format: DriverDefinition = {
   *create(file, options, environment) {
     yield* createQcow2(file, options, environment);
     const { dataFile } = options;
-    if (dataFile !== undefined) yield* dataFile.truncate(alignUp(options.size, 512));
     const preallocation = preallocationOf(options.options);
+    const space = preallocation === "metadata" ? "off" : preallocation;
+    if (dataFile !== undefined) yield* dataFile.truncate(alignUp(options.size, 512), space);
     if (preallocation === "off") return;
     const children: Children = { file, backing: null, ...(dataFile === undefined ? {} : { data: dataFile }) };
     const image = { nodeName: file.name, options: {}, children, readOnly: false, environment, inFlight: UNUSED };

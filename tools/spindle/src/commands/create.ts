@@ -1,5 +1,5 @@
 /** `spindle create`: lays out an empty image. */
-import { BlockError, isBlockError, parseExactSize } from "@spindle/base";
+import { BlockError, isBlockError } from "@spindle/base";
 import { type CreatedImage, type CreateImageOptions, creatableFormat, createImage } from "spindle";
 import { type Command, defineCommand } from "../command.ts";
 import { asksForHelp, formattingLine, parseOptionLists } from "../create-options.ts";
@@ -7,7 +7,7 @@ import { EXIT_OK } from "../exit-codes.ts";
 import { ACCESS, accessOf } from "../image-options.ts";
 import { printCreateHelp } from "../option-help.ts";
 import { print } from "../output.ts";
-import { sizeArgument, sizeParameter } from "../size-text.ts";
+import { hugeSize, sizeArgument, sizeParameter } from "../size-text.ts";
 
 export const create: Command = defineCommand({
   name: "create",
@@ -70,17 +70,6 @@ function imageSize(filename: string, operand: string | undefined, option: string
   } catch (error) {
     if (!isBlockError(error)) throw error;
     throw new BlockError(error.code, `${filename}: ${error.message}`, error.context, error);
-  }
-}
-
-/** A size of which QEMU can speak and that no format here can have; undefined for all others. */
-function hugeSize(text: string | undefined): bigint | undefined {
-  if (text === undefined) return undefined;
-  try {
-    const size = parseExactSize(text);
-    return size > BigInt(Number.MAX_SAFE_INTEGER) && size < 2n ** 63n ? size : undefined;
-  } catch {
-    return undefined;
   }
 }
 
