@@ -200,6 +200,27 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("a qcow2 image th
     expect(Buffer.compare(driver.content.toBytes(), images.bytes("image.qcow2"))).toBe(0);
   });
 
+  it.each(["cluster_size=4k,refcount_bits=64", "cluster_size=4k", "cluster_size=64k"])(
+    "has each request's data in one piece, where QEMU would put it (%s)",
+    (options) => {
+      create("image.qcow2", options);
+      images.io("image.qcow2", "write -P 1 0 512k", "discard 64k 64k", "discard 256k 64k", "discard 384k 4k");
+      const driver = images.load("image.qcow2");
+      const node = openQcow2(driver);
+      const requests = [
+        [1024, 16],
+        [1536, 100],
+        [2048, 2000],
+      ] as const;
+      for (const [at, length] of requests) writeBytes(node, at * 1024, new Uint8Array(length * 1024).fill(7));
+      run(node.driver.close());
+      images.io("image.qcow2", ...requests.map(([at, length]) => `write -P 7 ${at}k ${length}k`));
+      images.store("ours.qcow2", driver);
+      expect(images.img("map", "--output=json", "ours.qcow2")).toBe(images.img("map", "--output=json", "image.qcow2"));
+      expectClean("ours.qcow2");
+    },
+  );
+
   it.each(["cluster_size=512,refcount_bits=64", "cluster_size=512", "cluster_size=1k,refcount_bits=64"])(
     "is right for QEMU when its refcount table has grown, again and again (%s)",
     (options) => {

@@ -1,8 +1,9 @@
 /**
- * Finds free host clusters, first fit from the lowest that may be free, as QEMU does, and counts them. Blocks of the
- * refcount table that are missing are made on the way; the table itself moves to a larger place when it is full.
+ * Finds free host clusters and counts them: each run in one piece, first fit behind the run before, as QEMU does; clusters
+ * that are given back are looked at again. Blocks of the refcount table that are missing are made on the way, behind the
+ * run; the table itself moves to a larger place when it is full.
  */
-import { alignUp, BlockError, ByteView, type Co, CoMutex } from "@spindle/base";
+import { alignUp, assert, BlockError, ByteView, type Co, CoMutex } from "@spindle/base";
 import { type BlockNode, IoVector } from "@spindle/block";
 import { CLUSTERS_MAX, type MetadataClusters } from "./metadata-clusters.ts";
 import { corrupt, type Refcounts } from "./refcount.ts";
@@ -39,8 +40,9 @@ export class Allocator {
   }
 
   /**
-   * Takes up to `count` clusters that stand side by side, at least one.
-   * @throws {BlockError} EFBIG when the refcount table can grow no more, EIO when the counts contradict the tables.
+   * Takes `count` clusters that stand side by side.
+   * @throws {BlockError} EFBIG when the file or the refcount table can grow no more, EIO when the counts contradict the
+   *   tables; nothing is taken then.
    */
   *allocate(count: number): Co<ClusterRun> {
     yield* this.#file().tell("cluster_alloc");
@@ -50,22 +52,6 @@ export class Allocator {
       yield* this.#file().tell("refblock_alloc");
       yield* this.#file().tell("refblock_load");
       return run;
-    } finally {
-      this.#mutex.unlock();
-    }
-  }
-
-  /**
-   * Takes `count` clusters that stand side by side, for a table.
-   * @throws {BlockError} as {@link allocate} does; nothing is taken then.
-   */
-  *allocateTable(count: number): Co<ClusterRun> {
-    yield* this.#file().tell("cluster_alloc");
-    yield* this.#mutex.lock();
-    try {
-      // A run that begins where a block is missing loses its first cluster to that block.
-      if (count >= this.#refcounts.entriesPerBlock) return yield* this.#reserveArea(count);
-      return yield* this.#findRun(count);
     } finally {
       this.#mutex.unlock();
     }
@@ -113,25 +99,85 @@ export class Allocator {
   }
 
   *#allocate(count: number): Co<ClusterRun> {
+    for (;;) {
+      const run = yield* this.#findRun(count);
+      const missing = this.#missingBlock(run);
+      if (missing === undefined) return yield* this.#take(run);
+      try {
+        yield* this.#addBlock(missing);
+      } finally {
+        // The same clusters are tried first: most often they are still free.
+        this.#firstFree = Math.min(this.#firstFree, run.index);
+      }
+    }
+  }
+
+  /** Free clusters side by side, which are not counted yet. The next search begins behind them. */
+  *#findRun(count: number): Co<ClusterRun> {
+    let next = this.#firstFree;
+    // Clusters that are freed during the search lower this again.
+    this.#firstFree = CLUSTERS_MAX;
+    try {
+      const index = yield* this.#searchRun(next, count);
+      for (let at = index; at < index + count; at++)
+        if (this.#metadata.has(at)) throw corrupt(`cluster ${at} holds metadata and is counted as free`);
+      next = index + count;
+      return { index, count };
+    } finally {
+      this.#firstFree = Math.min(this.#firstFree, next);
+    }
+  }
+
+  *#searchRun(from: number, count: number): Co<number> {
     const refcounts = this.#refcounts;
-    for (let index = this.#firstFree; index < CLUSTERS_MAX; ) {
-      const blockIndex = refcounts.blockIndexOf(index);
-      const end = Math.min((blockIndex + 1) * refcounts.entriesPerBlock, CLUSTERS_MAX);
-      const block =
-        refcounts.blocks.get(blockIndex) ??
-        (yield* refcounts.block(blockIndex)) ??
-        (yield* this.#addBlock(blockIndex, index));
-      // Clusters that were freed during the wait stand before this index, and are found by the next search.
-      if (this.#firstFree < index) {
-        index = this.#firstFree;
+    let first = from;
+    for (let at = from; at < first + count; ) {
+      if (first + count > CLUSTERS_MAX) throw new BlockError("EFBIG", "the image file can have no more clusters");
+      const blockIndex = refcounts.blockIndexOf(at);
+      const end = (blockIndex + 1) * refcounts.entriesPerBlock;
+      const block = refcounts.blocks.get(blockIndex) ?? (yield* refcounts.block(blockIndex));
+      if (block === undefined) {
+        at = end;
         continue;
       }
-      const first = refcounts.firstFree(block, index, end);
-      this.#firstFree = first;
-      if (first < end) return this.#take(block, first, Math.min(end, first + count));
-      index = end;
+      if (at === first) {
+        first = refcounts.firstFree(block, at, end);
+        at = first;
+      }
+      const limit = Math.min(end, first + count);
+      while (at < limit && refcounts.get(block, at) === 0) at += 1;
+      if (at < limit) first = at;
     }
-    throw new BlockError("EFBIG", "the image file can have no more clusters");
+    return first;
+  }
+
+  /** The first block that is to count the run and is not there. */
+  #missingBlock({ index, count }: ClusterRun): number | undefined {
+    const { table } = this.#refcounts;
+    const last = this.#refcounts.blockIndexOf(index + count - 1);
+    for (let block = this.#refcounts.blockIndexOf(index); block <= last; block++)
+      if ((table[block] ?? 0) === 0) return block;
+    return undefined;
+  }
+
+  /** Counts a run for which there are all blocks. */
+  *#take({ index, count }: ClusterRun): Co<ClusterRun> {
+    const refcounts = this.#refcounts;
+    let at = index;
+    try {
+      while (at < index + count) {
+        const blockIndex = refcounts.blockIndexOf(at);
+        const block = refcounts.blocks.get(blockIndex) ?? (yield* refcounts.block(blockIndex));
+        assert(block !== undefined, "a run is taken when all of it can be counted");
+        const end = Math.min(index + count, (blockIndex + 1) * refcounts.entriesPerBlock);
+        for (; at < end; at++) refcounts.set(block, at, 1);
+      }
+    } catch (error) {
+      yield* this.decrement({ index, count: at - index });
+      this.#firstFree = Math.min(this.#firstFree, index);
+      throw error;
+    }
+    return { index, count };
   }
 
   /** The number of the first cluster behind which nothing is in use. */
@@ -147,70 +193,21 @@ export class Allocator {
     return 0;
   }
 
-  /** Takes runs until one is long enough, and gives the others back. */
-  *#findRun(count: number): Co<ClusterRun> {
-    const short: ClusterRun[] = [];
-    let run: ClusterRun = { index: 0, count: 0 };
-    try {
-      while (run.count < count) {
-        // What stands behind the run may be its rest; what does not is a new beginning, and must be long enough by itself.
-        const next = yield* this.#allocate(count);
-        const continues = next.index === run.index + run.count;
-        if (!continues) short.push(run);
-        run = continues ? { index: run.index, count: run.count + next.count } : next;
-      }
-    } catch (error) {
-      short.push(run);
-      throw error;
-    } finally {
-      for (const other of short) yield* this.decrement(other);
-    }
-    if (run.count > count) yield* this.decrement({ index: run.index + count, count: run.count - count });
-    return { index: run.index, count };
-  }
-
-  /** Takes a run behind everything that is counted, with the blocks that count it in front. */
-  *#reserveArea(count: number): Co<ClusterRun> {
+  /**
+   * Makes a missing block in the next free cluster, behind the run that is to be counted. Where what counts that cluster
+   * is missing, too, that block is made there: it counts itself.
+   */
+  *#addBlock(missing: number): Co<void> {
     const refcounts = this.#refcounts;
-    const { entriesPerBlock } = refcounts;
-    let blocks = 1;
-    while (blocks * entriesPerBlock < blocks + count) blocks += 1;
-    let firstBlock = refcounts.table.findLastIndex((offset) => offset !== 0) + 1;
-    while (firstBlock + blocks > refcounts.table.length) {
-      yield* this.#growTable(Math.max(firstBlock, refcounts.table.length));
-      firstBlock = refcounts.table.findLastIndex((offset) => offset !== 0) + 1;
-    }
-    const index = firstBlock * entriesPerBlock;
-    if (index + blocks + count > CLUSTERS_MAX)
-      throw new BlockError("EFBIG", "the image file can have no more clusters");
-    if (this.#metadata.touches(index, blocks + count)) throw corrupt("metadata stands where nothing is counted");
-    const made = Array.from({ length: blocks }, (_, step) => this.#makeBlock(firstBlock + step, index + step));
-    for (let at = index; at < index + blocks + count; at++)
-      refcounts.set(made[refcounts.blockIndexOf(at) - firstBlock] as CachedTable, at, 1);
-    for (const block of made) refcounts.unlisted.add(block);
-    return { index: index + blocks, count };
-  }
-
-  #take(block: CachedTable, first: number, limit: number): ClusterRun {
-    let index = first;
-    for (; index < limit && this.#refcounts.get(block, index) === 0; index++) {
-      if (this.#metadata.has(index)) break;
-      this.#refcounts.set(block, index, 1);
-    }
-    if (index === first) throw corrupt(`cluster ${first} holds metadata and is counted as free`);
-    this.#firstFree = index;
-    return { index: first, count: index - first };
-  }
-
-  /** Makes the missing block that counts `from`, in the first cluster from there on: the whole area is free. */
-  *#addBlock(blockIndex: number, from: number): Co<CachedTable> {
-    const refcounts = this.#refcounts;
-    if (blockIndex >= refcounts.table.length) return yield* this.#growTable(blockIndex);
-    if (this.#metadata.has(from)) throw corrupt(`cluster ${from} holds metadata and is not counted`);
-    const block = this.#makeBlock(blockIndex, from);
-    refcounts.set(block, from, 1);
+    if (missing >= refcounts.table.length) return yield* this.#growTable(missing);
+    const { index } = yield* this.#findRun(1);
+    const counting = refcounts.blockIndexOf(index);
+    if (counting >= refcounts.table.length) return yield* this.#growTable(counting);
+    const counts = yield* refcounts.block(counting);
+    const block = this.#makeBlock(counts === undefined ? counting : missing, index);
+    refcounts.set(counts ?? block, index, 1);
+    refcounts.blocks.markDirty(block);
     refcounts.unlisted.add(block);
-    return block;
   }
 
   #makeBlock(blockIndex: number, clusterIndex: number): CachedTable {
@@ -228,7 +225,7 @@ export class Allocator {
    * use before the header points at it, which is the first thing that the next write-back does; until then nothing in
    * the file depends on the new blocks.
    */
-  *#growTable(blockIndex: number): Co<CachedTable> {
+  *#growTable(blockIndex: number): Co<void> {
     const refcounts = this.#refcounts;
     const plan = this.#planGrowth(blockIndex);
     const old = { table: refcounts.table, offset: refcounts.tableOffset };
@@ -252,7 +249,6 @@ export class Allocator {
     const clusters = (old.table.length * 8) / refcounts.clusterSize;
     refcounts.replaced = [...refcounts.replaced, { offset: old.offset, clusters }];
     refcounts.tableOffset = offset;
-    return made[0] as CachedTable;
   }
 
   #planGrowth(firstBlock: number): GrowthPlan {

@@ -232,7 +232,7 @@ export class PersistentBitmaps implements BitmapStorage {
   /** @returns the offset of clusters for so many bytes */
   *#allocate(length: number, made: ClusterRun[]): Co<number> {
     const { allocator, clusterSize } = this.#state;
-    const run = yield* allocator.allocateTable(Math.ceil(length / clusterSize));
+    const run = yield* allocator.allocate(Math.ceil(length / clusterSize));
     made.push(run);
     return run.index * clusterSize;
   }

@@ -81,7 +81,7 @@ export function* growL1({ state, writeBack }: Pick<ResizeParts, "state" | "write
   if (needed <= l1Entries) return;
   if (needed * 8 > L1_BYTES_MAX) throw new BlockError("EFBIG", "Failed to grow the L1 table: File too large");
   yield* file.tell("l1_grow_alloc_table");
-  const run = yield* allocator.allocateTable(Math.ceil((needed * 8) / clusterSize));
+  const run = yield* allocator.allocate(Math.ceil((needed * 8) / clusterSize));
   const bytes = new Uint8Array(run.count * clusterSize);
   bytes.set(new Uint8Array(state.l1.buffer, state.l1.byteOffset, state.l1.byteLength));
   const offset = run.index * clusterSize;

@@ -191,9 +191,7 @@ export class Qcow2Snapshots implements InternalSnapshots {
   /** A disk of nothing has no L1 table. */
   *#allocateL1(entries: number): Co<ClusterRun> {
     const { allocator, clusterSize } = this.#parts.state;
-    return entries === 0
-      ? { index: 0, count: 0 }
-      : yield* allocator.allocateTable(Math.ceil((entries * 8) / clusterSize));
+    return entries === 0 ? { index: 0, count: 0 } : yield* allocator.allocate(Math.ceil((entries * 8) / clusterSize));
   }
 
   *#readL1({ l1Offset, l1Entries }: SnapshotEntry): Co<DataView> {
@@ -241,7 +239,7 @@ export class Qcow2Snapshots implements InternalSnapshots {
     const { file, allocator, clusterSize, header } = state;
     const bytes = snapshotTableBytes(entries, header.size);
     const count = Math.ceil(bytes.length / clusterSize);
-    const run = count === 0 ? { index: 0, count } : yield* allocator.allocateTable(count);
+    const run = count === 0 ? { index: 0, count } : yield* allocator.allocate(count);
     try {
       if (count > 0) yield* file.write(run.index * clusterSize, IoVector.of(bytes));
       yield* writeBack.flush();
