@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { peer } from "@spindle/testkit/peers";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { run, Scratch, spindle } from "./program.ts";
+import { isSaidAlike, run, Scratch, spindle } from "./program.ts";
 
 const qemuImg = peer("qemu-img");
 const qemuIo = peer("qemu-io");
@@ -84,7 +84,7 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("commit and rebas
     const ours = await spindle(words, { cwd: mine.folder });
     const theirs = await run([qemuImg as string, ...words], { cwd: its.folder });
     expect({ stdout: ours.stdout, code: ours.code }, ours.stderr).toEqual({ stdout: theirs.stdout, code: theirs.code });
-    expect(ours.stderr).toMatch(ours.code === 0 ? /^$/ : /^spindle: [^\n]+\n$/);
+    if (!isSaidAlike(ours, theirs)) expect(ours.stderr).toMatch(ours.code === 0 ? /^$/ : /^spindle: [^\n]+\n$/);
     expect(look(mine)).toEqual(look(its));
   });
 
