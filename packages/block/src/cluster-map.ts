@@ -55,9 +55,11 @@ export interface ClusterMap {
    * for themselves, or reserved clusters; as much of `length` as can be had in one piece. The allocation consists of
    * whole subclusters and may begin before the write and end behind it: whatever a cluster held has to move with it. The
    * caller writes all of the allocation before it is published, and asks for nothing that may be overwritten in place.
+   * @param gaps whether free space that is too small for all of it is used: for who gives much of it back, as a stream does
+   *   with zeros, and would leave a file full of gaps. Without it the format decides.
    * @throws {BlockError} ENOSPC or EFBIG when there is no more room; nothing is reserved then.
    */
-  allocate(guestOffset: number, length: number): Co<Allocation>;
+  allocate(guestOffset: number, length: number, gaps?: boolean): Co<Allocation>;
   /**
    * Lets the range stand where its data has been written. What the guest clusters pointed at before is freed, and is not
    * reused before every request in flight now has ended. The caller holds the clusters exclusively.

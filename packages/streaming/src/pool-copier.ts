@@ -74,7 +74,7 @@ export class PoolCopier implements Copier, LaneUser {
     const outcome = { dataBytes: 0, zeroBytes: 0 };
     for (let at = offset; at < end; ) {
       const wanted = alignUp(end - at, clusterSize);
-      const allocation = yield* attributed("write", this.#clusters.allocate(at, wanted));
+      const allocation = yield* attributed("write", this.#clusters.allocate(at, wanted, true));
       const { dataBytes, zeroBytes } = yield* this.#fill(allocation, Math.min(allocation.length, end - at));
       outcome.dataBytes += dataBytes;
       outcome.zeroBytes += zeroBytes;

@@ -40,15 +40,15 @@ export class Allocator {
   }
 
   /**
-   * Takes `count` clusters that stand side by side.
+   * Takes `count` clusters that stand side by side, or the first that are free, at least `least`.
    * @throws {BlockError} EFBIG when the file or the refcount table can grow no more, EIO when the counts contradict the
    *   tables; nothing is taken then.
    */
-  *allocate(count: number): Co<ClusterRun> {
+  *allocate(count: number, least: number = count): Co<ClusterRun> {
     yield* this.#file().tell("cluster_alloc");
     yield* this.#mutex.lock();
     try {
-      const run = yield* this.#allocate(count);
+      const run = yield* this.#allocate(count, least);
       yield* this.#file().tell("refblock_alloc");
       yield* this.#file().tell("refblock_load");
       return run;
@@ -98,9 +98,9 @@ export class Allocator {
     this.#firstFree = 0;
   }
 
-  *#allocate(count: number): Co<ClusterRun> {
+  *#allocate(count: number, least: number): Co<ClusterRun> {
     for (;;) {
-      const run = yield* this.#findRun(count);
+      const run = yield* this.#findRun(count, least);
       const missing = this.#missingBlock(run);
       if (missing === undefined) return yield* this.#take(run);
       try {
@@ -113,12 +113,12 @@ export class Allocator {
   }
 
   /** Free clusters side by side, which are not counted yet. The next search begins behind them. */
-  *#findRun(count: number): Co<ClusterRun> {
+  *#findRun(most: number, least: number): Co<ClusterRun> {
     let next = this.#firstFree;
     // Clusters that are freed during the search lower this again.
     this.#firstFree = CLUSTERS_MAX;
     try {
-      const index = yield* this.#searchRun(next, count);
+      const { index, count } = yield* this.#searchRun(next, most, least);
       for (let at = index; at < index + count; at++)
         if (this.#metadata.has(at)) throw corrupt(`cluster ${at} holds metadata and is counted as free`);
       next = index + count;
@@ -128,7 +128,7 @@ export class Allocator {
     }
   }
 
-  *#searchRun(from: number, count: number): Co<number> {
+  *#searchRun(from: number, count: number, least: number): Co<ClusterRun> {
     const refcounts = this.#refcounts;
     let first = from;
     for (let at = from; at < first + count; ) {
@@ -146,9 +146,11 @@ export class Allocator {
       }
       const limit = Math.min(end, first + count);
       while (at < limit && refcounts.get(block, at) === 0) at += 1;
-      if (at < limit) first = at;
+      if (at === limit) continue;
+      if (at - first >= least) return { index: first, count: at - first };
+      first = at;
     }
-    return first;
+    return { index: first, count };
   }
 
   /** The first block that is to count the run and is not there. */
@@ -200,7 +202,7 @@ export class Allocator {
   *#addBlock(missing: number): Co<void> {
     const refcounts = this.#refcounts;
     if (missing >= refcounts.table.length) return yield* this.#growTable(missing);
-    const { index } = yield* this.#findRun(1);
+    const { index } = yield* this.#findRun(1, 1);
     const counting = refcounts.blockIndexOf(index);
     if (counting >= refcounts.table.length) return yield* this.#growTable(counting);
     const counts = yield* refcounts.block(counting);
