@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { MiB } from "@spindle/base";
 import { peer } from "@spindle/testkit/peers";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { run, Scratch, spindle } from "./program.ts";
+import { isSaidAlike, run, Scratch, spindle } from "./program.ts";
 
 const qemuImg = peer("qemu-img");
 const qemuIo = peer("qemu-io");
@@ -59,7 +59,7 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("resize", () => {
     const ours = await spindle(["resize", ...words], { cwd: mine.folder });
     const theirs = await run([qemuImg as string, "resize", ...words], { cwd: its.folder });
     expect({ stdout: ours.stdout, code: ours.code }).toEqual({ stdout: theirs.stdout, code: theirs.code });
-    if (ours.code !== 0) expect(ours.stderr).toMatch(/^(spindle: [^\n]+\n)+$/);
+    if (ours.code !== 0 && !isSaidAlike(ours, theirs)) expect(ours.stderr).toMatch(/^(spindle: [^\n]+\n)+$/);
     for (const name of FILES) {
       const raw = (own: Scratch): Buffer => {
         const format = name.endsWith("raw") ? "raw" : "qcow2";

@@ -24,7 +24,9 @@ export function optionalSize(what: string, text: string | undefined): number | u
 export function sizeParameter(text: string): number {
   try {
     return parseSize(text);
-  } catch {
+  } catch (error) {
+    // It is a size, and one that no disk here can have.
+    if (isBlockError(error, "EFBIG")) throw error;
     throw new BlockError("EINVAL", "Parameter 'size' expects a non-negative number below 2^64", {
       hint: "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.",
     });
