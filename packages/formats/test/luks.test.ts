@@ -1,9 +1,9 @@
 import { BlockError, SeededRandom } from "@spindle/base";
 import { BlockNode, type Children, IoVector } from "@spindle/block";
-import { MemoryDriver, randomBytes, SimulatedRunner } from "@spindle/testkit";
-import { describeDriver } from "@spindle/testkit/driver-conformance";
+import { MemoryDriver, randomBytes } from "@spindle/testkit";
 import { afterAll, describe, expect, it } from "vitest";
 import { luksFormat } from "../src/index.ts";
+import { describeFormat } from "./describe-format.ts";
 import { contentOf, environment, fileNode, PASSWORD, readBytes, run, writeBytes } from "./open-image.ts";
 import { QemuImages, qemuImg, qemuIo } from "./qemu-images.ts";
 
@@ -35,26 +35,7 @@ function open(file: MemoryDriver, secret = "sec0", withoutData = false): BlockNo
 const empty = new MemoryDriver();
 create(empty, {}, 0);
 
-describeDriver("luks", () => {
-  const runner = new SimulatedRunner(1);
-  const files = new WeakMap<object, MemoryDriver>();
-  const track = (file: MemoryDriver) => {
-    const { driver } = open(file);
-    files.set(driver, file);
-    return driver;
-  };
-  return {
-    *open(length) {
-      const driver = track(new MemoryDriver(empty.content.clone()));
-      yield* driver.truncate(length);
-      return driver;
-    },
-    *reopen(closed) {
-      return track(new MemoryDriver(files.get(closed)!.content));
-    },
-    run: (co) => runner.run(co),
-  };
-});
+describeFormat("luks", empty, (file) => open(file).driver);
 
 const KINDS: readonly Record<string, string>[] = [
   {},

@@ -1,8 +1,8 @@
 import { SeededRandom } from "@spindle/base";
 import { type BlockNode, IoVector } from "@spindle/block";
-import { MemoryDriver, ModelDisk, randomBytes, SimulatedRunner } from "@spindle/testkit";
-import { describeDriver } from "@spindle/testkit/driver-conformance";
+import { MemoryDriver, ModelDisk, randomBytes } from "@spindle/testkit";
 import { afterAll, describe, expect, it } from "vitest";
+import { describeFormat } from "./describe-format.ts";
 import { contentOf, createQcow2, openQcow2, PASSWORD, readBytes, run, writeBytes } from "./open-image.ts";
 import { QemuImages, qemuImg, qemuIo } from "./qemu-images.ts";
 
@@ -34,26 +34,7 @@ const open = (file: MemoryDriver): BlockNode => openQcow2(file, { options: KEY }
 for (const [name, options] of Object.entries({ luks: LUKS, aes: AES })) {
   const empty = new MemoryDriver();
   createQcow2(empty, 0, { ...options, cluster_size: "4k" });
-  describeDriver(`qcow2, encrypted with ${name}`, () => {
-    const runner = new SimulatedRunner(1);
-    const files = new WeakMap<object, MemoryDriver>();
-    const track = (file: MemoryDriver) => {
-      const { driver } = open(file);
-      files.set(driver, file);
-      return driver;
-    };
-    return {
-      *open(length) {
-        const driver = track(new MemoryDriver(empty.content.clone()));
-        yield* driver.truncate(length);
-        return driver;
-      },
-      *reopen(closed) {
-        return track(new MemoryDriver(files.get(closed)!.content));
-      },
-      run: (co) => runner.run(co),
-    };
-  });
+  describeFormat(`qcow2, encrypted with ${name}`, empty, (file) => open(file).driver);
 }
 
 /** Random requests to an image and to its model, with everything read back. */
