@@ -7,6 +7,7 @@ import { SeededRandom } from "@spindle/base";
 import { MemoryDriver, seeds } from "@spindle/testkit";
 import { afterAll, describe, expect, it } from "vitest";
 import { checkHere, checkWithQemu, type Numbers, type Verdict } from "./check-both.ts";
+import { type MapVerdict, mapHere, mapWithQemu } from "./map-both.ts";
 import { type MutationBase, makeMutationBases, mutate } from "./mutated-images.ts";
 import { openQcow2, readBytes } from "./open-image.ts";
 import { QemuImages, qemuImg, qemuIo } from "./qemu-images.ts";
@@ -21,6 +22,7 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("images with chan
   it("are checked as by QEMU, and repaired in one pass", { timeout: 1_200_000 }, () => {
     const bases = makeMutationBases(images);
     for (const base of bases) expect(checkHere(base.bytes).lines, base.name).toEqual([]);
+    const dataFile = images.bytes("apart.raw");
     let opened = 0;
     const all = seeds(COUNT);
     for (const seed of all) {
@@ -37,6 +39,7 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("images with chan
         expect(ours.numbers, `${name}: ${ours.lines[0]}`).toEqual(theirs.numbers);
         if (theirs.numbers !== undefined) expect(kinds(ours), name).toEqual(kinds(theirs));
       }
+      expectSameMap(bytes, dataFile, name);
       expectRepairable(bytes, name);
     }
     // Of a seed that is replayed alone, nothing is asked.
@@ -64,6 +67,20 @@ function isExplained(theirs: Verdict, ours: Verdict): boolean {
   const isAbove = ours.lines.some((line) => /is above 2\^53 - 1|Invalid L1 table offset/.test(line));
   const isUnreadable = theirs.lines.some((line) => line.includes("ERROR: I/O error in check_refcounts"));
   return isAbove || isUnreadable;
+}
+
+function expectSameMap(bytes: Uint8Array, dataFile: Uint8Array, name: string): void {
+  const ours = mapHere(bytes, dataFile);
+  const theirs = mapWithQemu(images, bytes);
+  if (!isMapExplained(theirs, ours)) expect(ours.map, `${name}: ${ours.said}${theirs.said}`).toEqual(theirs.map);
+}
+
+/** What docs/formats/qcow2.md tells of: tables that the file does not have, and places that no host file reaches. */
+function isMapExplained(theirs: MapVerdict, ours: MapVerdict): boolean {
+  if (theirs.map === undefined || ours.map !== undefined) return false;
+  const [, place = "0"] = /Cluster allocation offset (0x[0-9a-f]+) unaligned/.exec(ours.said) ?? [];
+  const refused = /table.* beyond the end of the image file|is above 2\^53 - 1|L2 table \d+ is said to stand at \d{16}/;
+  return Number(place) >= 2 ** 52 || refused.test(ours.said);
 }
 
 /** The different lines. QEMU repeats those of an L2 table that is shared, and tells of each cluster of a lost block. */

@@ -65,6 +65,26 @@ describe("a repair", () => {
     expect(states).toBeGreaterThan(2);
   });
 
+  it.skipIf(qemuImg === undefined)(
+    "takes the zero bit away where version 2 has none; before, nobody reads there",
+    () => {
+      images.img("create", "-q", "-f", "qcow2", "-o", "compat=0.10,cluster_size=4k", "old", String(SIZE));
+      images.io("old", "write -P 7 0 8k");
+      const bytes = images.bytes("old");
+      const l1 = Number(new DataView(bytes.buffer).getBigUint64(40));
+      const l2 = Number(new DataView(bytes.buffer).getBigUint64(l1) & 0x00fffffffffffe00n);
+      const entry = new DataView(bytes.buffer).getBigUint64(l2 + 8);
+      const hostile = changed(bytes, [l2 + 8, entry | 1n]);
+      const node = openQcow2(new MemoryDriver(hostile), { readOnly: true });
+      expect(readBytes(node, 0, CLUSTER)).toEqual(new Uint8Array(CLUSTER).fill(7));
+      expect(() => readBytes(node, 0, 2 * CLUSTER)).toThrow(expect.objectContaining({ code: "EIO" }));
+      images.put("old", hostile);
+      expect(images.tryImg("map", "old").stderr).toContain("Zero cluster entry found in pre-v3 image");
+      expect(checkHere(checkHere(hostile, "all").bytes).lines).toEqual([]);
+      expect(Buffer.compare(disk(checkHere(hostile, "all").bytes), disk(bytes))).toBe(0);
+    },
+  );
+
   it("leaves an image that can be written", () => {
     for (const [, bytes] of DAMAGE) {
       const repaired = checkHere(bytes, "all").bytes;

@@ -5,6 +5,7 @@
 import { BlockError, ByteView, type Co, isPowerOfTwo, parseSize } from "@spindle/base";
 import { IoVector } from "@spindle/block";
 import { parseSwitch } from "./create.ts";
+import { EntryLayout } from "./entry-layout.ts";
 import { expandZeros } from "./expand-zeros.ts";
 import { featureNamesExtension } from "./feature-names.ts";
 import {
@@ -211,6 +212,7 @@ function* upgrade({ state, snapshots }: AmendParts): Co<void> {
     fields: fields.bytes,
     extensions: [...kept, ...featureNamesExtension(room)],
   });
+  state.entries = new EntryLayout(state.header);
 }
 
 function* downgrade(parts: AmendParts, tell: (done: number) => void): Co<void> {

@@ -53,8 +53,10 @@ export class EntryLayout {
   /** The word in which the bit of each subcluster is set. */
   readonly all: number;
   readonly #clusterBits: number;
-  /** The "zero" bit where it has a meaning: not in version 2, and not where subclusters have bits of their own. */
+  /** The "zero" bit, except where subclusters have bits of their own. */
   readonly #zeroLow: number;
+  /** It has no meaning, and must not be set. */
+  readonly #isVersion2: boolean;
   /** In a data file a cluster can stand at 0, which the "copied" bit tells from none; 0 where it cannot. */
   readonly #placedHigh: number;
 
@@ -68,7 +70,8 @@ export class EntryLayout {
     this.entriesPerTable = this.clusterSize / this.entryBytes;
     this.all = extended ? 0xffffffff : 1;
     this.#clusterBits = clusterBits;
-    this.#zeroLow = extended || version < 3 ? 0 : ZERO_LOW;
+    this.#zeroLow = extended ? 0 : ZERO_LOW;
+    this.#isVersion2 = version < 3;
     this.#placedHigh = hasDataFile(header) ? COPIED_HIGH : 0;
   }
 
@@ -91,6 +94,8 @@ export class EntryLayout {
     if (offset % this.clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER - this.clusterSize)
       throw corrupt(`Cluster allocation offset 0x${offset.toString(16)} unaligned (L2 index: 0x${index.toString(16)})`);
     let zero = low & this.#zeroLow;
+    if (zero !== 0 && this.#isVersion2)
+      throw corrupt(`Zero cluster entry found in pre-v3 image (L2 index: 0x${index.toString(16)})`);
     const isPlaced = offset !== 0 || (zero === 0 && (high & this.#placedHigh) !== 0);
     let allocated = isPlaced && zero === 0 ? 1 : 0;
     if (this.extended) {

@@ -28,8 +28,8 @@ export interface FreedRun extends ClusterRun {
 export class ImageState {
   header: Qcow2Header;
   readonly clusterSize: number;
-  /** How the entries of L2 tables are read and written. */
-  readonly entries: EntryLayout;
+  /** How the entries of L2 tables are read and written; another one for another version. */
+  entries: EntryLayout;
   readonly entriesPerTable: number;
   readonly children: Children;
   readonly environment: Environment;

@@ -141,7 +141,8 @@ class Mending {
       return this.#giveUp(at, `Repairing offset=${offset.toString(16)}: ${what} ${where}; L2 entry corrupted.`);
     }
     const mendedHigh = (high & L2_HIGH_MASK) >>> 0;
-    const mendedLow = (low & L2_LOW_MASK) >>> 0;
+    // Version 2 has no zero clusters.
+    const mendedLow = (low & (this.#image.header.version < 3 ? OFFSET_LOW_MASK : L2_LOW_MASK)) >>> 0;
     if (mendedHigh === high && mendedLow === low) return false;
     this.#mended(`Repairing L2 entry of offset=${offset.toString(16)}: reserved bits set`);
     this.#table.setUint32(at, mendedHigh);
