@@ -206,6 +206,11 @@ describe("a data file", () => {
     view.setBigUint64(l2 + 8, view.getBigUint64(l2 + 8) + BigInt(CLUSTER));
     const changed = openQcow2(new MemoryDriver(bytes), { data: fileNode(data), readOnly: true });
     expect(() => readBytes(changed, CLUSTER, 1)).toThrow(/does not match guest cluster/);
+    // The data file's first cluster, which is not part of the hole before it.
+    view.setBigUint64(l2 + 8 * 8, 1n << 63n);
+    const second = openQcow2(new MemoryDriver(bytes), { data: fileNode(data), readOnly: true });
+    expect(run(second.blockStatus(2 * CLUSTER, 30 * CLUSTER))).toMatchObject({ allocated: false, length: 6 * CLUSTER });
+    expect(() => readBytes(second, 2 * CLUSTER, 7 * CLUSTER)).toThrow(/does not match guest cluster/);
   });
 
   it("that is raw keeps a disk of zeros and of data the same in both files", () => {

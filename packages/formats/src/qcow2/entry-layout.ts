@@ -185,7 +185,8 @@ export class EntryLayout {
       const hasPlace = isFirst || (high & OFFSET_HIGH_MASK) !== 0 || (low & OFFSET_LOW_MASK) !== 0;
       const isData = hasPlace && !isZero;
       step = hasPlace ? this.clusterSize : 0;
-      highMask |= isData ? COPIED_HIGH | OFFSET_HIGH_MASK : OFFSET_HIGH_MASK;
+      const flags = isData ? COPIED_HIGH : isZero ? 0 : this.#placedHigh;
+      highMask |= flags | OFFSET_HIGH_MASK;
       lowMask |= OFFSET_LOW_MASK;
     }
     let expectedHigh = high & highMask;
