@@ -21,7 +21,7 @@ export const descriptorIo: DescriptorIo = {
   write: (fd, offset, vector) => whole(new FileTransfer("write", fd, offset, vector), offset, vector),
 };
 
-/** The same for files in memory, which a runner that has other things to do need not leave to another thread. */
+/** The same for files that are in memory: a little is copied at once, and much on threads of the kernel's if the runner has a ring. */
 export const memoryDescriptorIo: DescriptorIo = {
   read: (fd, offset, vector) => whole(new FileTransfer("read", fd, offset, vector, true), offset, vector),
   write: (fd, offset, vector) => whole(new FileTransfer("write", fd, offset, vector, true), offset, vector),
@@ -46,7 +46,7 @@ const neverWaiting: Set<number> = new Set();
  */
 export const cachedDescriptorIo: DescriptorIo = {
   *read(fd, offset, vector) {
-    if (vector.length >= LARGE_BYTES) return yield* descriptorIo.read(fd, offset, vector);
+    if (vector.length >= LARGE_BYTES) return yield* memoryDescriptorIo.read(fd, offset, vector);
     if (neverWaiting.has(fd)) return yield* blockingDescriptorIo.read(fd, offset, vector);
     const count = sharingCalls().readCached(fd, vector.buffers, offset);
     if (count === vector.length) return;
@@ -54,7 +54,7 @@ export const cachedDescriptorIo: DescriptorIo = {
     yield* descriptorIo.read(fd, offset, vector);
   },
   write: (fd, offset, vector) =>
-    (vector.length >= LARGE_BYTES ? descriptorIo : blockingDescriptorIo).write(fd, offset, vector),
+    (vector.length >= LARGE_BYTES ? memoryDescriptorIo : blockingDescriptorIo).write(fd, offset, vector),
 };
 
 function* whole(transfer: FileTransfer, offset: number, vector: IoVector): Co<void> {

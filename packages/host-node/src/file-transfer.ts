@@ -25,19 +25,19 @@ export class FileTransfer implements Operation {
   readonly kind = "operation";
   readonly direction: Direction;
   readonly fd: number;
+  readonly copied: boolean;
   readonly #offset: number;
   readonly #vector: IoVector;
-  readonly #inMemory: boolean;
   #done = 0;
   #attempts = 0;
 
-  /** @param inMemory the file's system keeps all files in memory: no request waits for a disk */
-  constructor(direction: Direction, fd: number, offset: number, vector: IoVector, inMemory = false) {
+  /** @param copied what the transfer takes is copying, because the file is in memory, and no wait for a disk */
+  constructor(direction: Direction, fd: number, offset: number, vector: IoVector, copied = false) {
     this.direction = direction;
     this.fd = fd;
     this.#offset = offset;
     this.#vector = vector;
-    this.#inMemory = inMemory;
+    this.copied = copied;
   }
 
   get over(): boolean {
@@ -133,7 +133,7 @@ export class FileTransfer implements Operation {
   /** Transfers what needs no waiting, if it is little. @returns whether the transfer is over. */
   #tryAtOnce(): boolean {
     if (this.#vector.length > SHORT_BYTES_MAX) return false;
-    if (this.#inMemory) this.perform();
+    if (this.copied) this.perform();
     else if (this.direction === "read") this.#readCached();
     return this.over;
   }

@@ -3,6 +3,7 @@
  * together, and each ends with a call back. The memory that the kernel shares is reached through views of its mappings; see
  * io_uring(7).
  */
+import type { Direction, FileTransfer } from "./file-transfer.ts";
 import { systemError } from "./host-errors.ts";
 import { koffiLibrary, type NativeCall } from "./koffi-library.ts";
 import { mapRing, type RingMemory, setUpRing } from "./ring-memory.ts";
@@ -14,13 +15,14 @@ const IORING_ENTER_EXT_ARG = 8;
 const IORING_SQ_CQ_OVERFLOW = 2;
 const IORING_CQE_F_MORE = 2;
 
-const IORING_OP_READV = 1;
-const IORING_OP_WRITEV = 2;
 const IORING_OP_POLL_ADD = 6;
 const IORING_OP_POLL_REMOVE = 7;
-const IORING_OP_READ = 22;
-const IORING_OP_WRITE = 23;
+const OPCODES: Record<Direction, { readonly single: number; readonly vectored: number }> = {
+  read: { single: 22, vectored: 1 },
+  write: { single: 23, vectored: 2 },
+};
 const IORING_POLL_ADD_MULTI = 1;
+const IOSQE_ASYNC = 16;
 const POLLIN = 1;
 
 const EINTR = 4;
@@ -31,6 +33,8 @@ const ETIME = 62;
 const SQE_WORDS = 16;
 const CQE_WORDS = 4;
 const WORD = 2 ** 32;
+/** The flags stand in the second byte of an entry. */
+const FLAGS = 2 ** 8;
 
 // One mapping of this side: the arguments of a wait, then the pieces of memory of what is not handed over yet.
 const TIME_AT = 32;
@@ -40,12 +44,16 @@ const PIECE_BYTES = 16;
 /** Pieces of one transfer, and of all that are handed over together. */
 const PIECES_MAX = 1024;
 
+/** Transfers that are handed over together: the device has the first of many before the last was put in. */
+const GROUP = 4;
+
 /** Told how an entry has ended: what the system call would have returned, or a negative errno. `more` says that it goes on. */
 type Ended = (result: number, more: boolean) => void;
 
 /** An entry for the kernel, in the order in which its words stand; addresses and offsets are bytes. */
 interface Entry {
   readonly opcode: number;
+  readonly flags?: number;
   readonly fd: number;
   readonly offset: number;
   readonly address: number;
@@ -94,29 +102,20 @@ export class IoRing {
   }
 
   /**
-   * Puts a transfer of parts of views in; only the first 1024 buffers take part. They are the kernel's until it has ended.
+   * Puts what is left of a transfer in; only the first 1024 buffers take part. They are the kernel's until it has ended.
+   * What is only copied is copied on threads of the kernel's, side by side, without an attempt in this one.
    * @returns false when the buffers are memory that may move.
    */
-  transfer(
-    direction: "read" | "write",
-    fd: number,
-    offset: number,
-    buffers: readonly Uint8Array[],
-    ended: Ended,
-  ): boolean {
+  transfer({ direction, fd, position, remaining, copied }: FileTransfer, ended: Ended): boolean {
+    const { buffers } = remaining;
     const [only] = buffers;
-    const reads = direction === "read";
-    if (buffers.length === 1 && only !== undefined) {
-      const address = this.#calls.addressOf(only);
-      if (address === undefined) return false;
-      const opcode = reads ? IORING_OP_READ : IORING_OP_WRITE;
-      this.#push({ opcode, fd, offset, address, length: only.length, events: 0 }, ended);
-      return true;
-    }
-    const address = this.#list(buffers);
+    const single = buffers.length === 1 && only !== undefined;
+    const address = single ? this.#calls.addressOf(only) : this.#list(buffers);
     if (address === undefined) return false;
-    const length = Math.min(buffers.length, PIECES_MAX);
-    this.#push({ opcode: reads ? IORING_OP_READV : IORING_OP_WRITEV, fd, offset, address, length, events: 0 }, ended);
+    const length = single ? only.length : Math.min(buffers.length, PIECES_MAX);
+    const opcode = OPCODES[direction][single ? "single" : "vectored"];
+    this.#push({ opcode, flags: copied ? IOSQE_ASYNC : 0, fd, offset: position, address, length, events: 0 }, ended);
+    if (this.#fresh >= GROUP) this.submit();
     return true;
   }
 
@@ -209,7 +208,7 @@ export class IoRing {
   }
 
   /** @returns the tag of the entry. */
-  #push({ opcode, fd, offset, address, length, events }: Entry, ended: Ended): number {
+  #push({ opcode, flags = 0, fd, offset, address, length, events }: Entry, ended: Ended): number {
     const { words, entries, entryMask, entryTail } = this.#memory;
     if (this.#fresh > entryMask) this.submit();
     const tag = this.#freeTags.pop() ?? this.#ended.length;
@@ -217,7 +216,7 @@ export class IoRing {
     const tail = words[entryTail] as number;
     const base = (tail & entryMask) * SQE_WORDS;
     entries.fill(0, base, base + SQE_WORDS);
-    entries[base] = opcode;
+    entries[base] = opcode + flags * FLAGS;
     entries[base + 1] = fd;
     entries[base + 2] = offset % WORD;
     entries[base + 3] = Math.floor(offset / WORD);

@@ -36,9 +36,8 @@ export class RingRunner extends SyncRunner {
 
   /** @returns false when it cannot be handed over. */
   #put(transfer: FileTransfer, task: Task): boolean {
-    const { direction, fd, position, remaining } = transfer;
     const ended = (result: number): void => this.#ended(transfer, task, result);
-    if (!this.#ring.transfer(direction, fd, position, remaining.buffers, ended)) return false;
+    if (!this.#ring.transfer(transfer, ended)) return false;
     this.#transfers += 1;
     return true;
   }

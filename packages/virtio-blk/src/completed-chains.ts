@@ -27,9 +27,9 @@ export class CompletedChains {
     return this.#outstanding;
   }
 
-  /** Whether `deliver` would give something back. */
-  get ready(): boolean {
-    return this.#ready.length > 0;
+  /** Chains that `deliver` would give back. */
+  get ready(): number {
+    return this.#ready.length / FIELDS;
   }
 
   /** Notes that a chain was taken. @returns its ticket for `complete`. */

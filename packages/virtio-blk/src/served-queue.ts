@@ -18,6 +18,9 @@ import { startedCoroutine } from "./started-coroutine.ts";
 import { VIRTIO_BLK_S_IOERR } from "./status.ts";
 import type { Virtqueue } from "./virtqueue.ts";
 
+/** Requests that had to wait and end together: the driver goes on with the first ones while the others are ended. */
+const GROUP = 4;
+
 /** How the driver hears of its queue, where that is not through the state's doorbells. */
 export interface DriverNotices {
   /** Used buffers are there, and the driver wants to know. */
@@ -73,13 +76,13 @@ export class ServedQueue {
 
   /** Whether nothing is in flight or waits to be given back. */
   get idle(): boolean {
-    return this.#inFlight === 0 && !this.#completed.ready;
+    return this.#inFlight === 0 && this.#completed.ready === 0;
   }
 
   /** Whether `poll` would get something done. With `taking` false, new chains do not count. */
   hasWork(taking: boolean): boolean {
     if (this.#stale) return this.#inFlight === 0;
-    if (this.#completed.ready) return true;
+    if (this.#completed.ready > 0) return true;
     if (!taking || this.#state.stopped) return false;
     if (this.#ring === undefined) return this.#mayOpen();
     return this.#completed.outstanding < this.#ring.size && this.#ring.hasAvailable;
@@ -180,6 +183,7 @@ export class ServedQueue {
       this.#inFlight -= 1;
       if (error === undefined) this.#end(request, ticket, status);
       else this.#fail(request, ticket, error);
+      if (this.#completed.ready >= GROUP) this.#deliver();
     });
   }
 
@@ -201,7 +205,7 @@ export class ServedQueue {
 
   #deliver(): void {
     const ring = this.#ring;
-    if (ring === undefined || this.#stale || !this.#completed.ready) return;
+    if (ring === undefined || this.#stale || this.#completed.ready === 0) return;
     if (!this.#completed.deliver(ring)) return;
     if (this.#notices === undefined) this.#state.interrupt(this.#queue);
     else this.#notices.used();
