@@ -54,6 +54,8 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("commit and rebas
       ["commit", "-b", "mid.qcow2", "top.qcow2"],
       ["commit", "-r", "100M", "old.qcow2"],
       ["commit", "-b", "nothing", "top.qcow2"],
+      ["commit", "-b", "top.qcow2", "top.qcow2"],
+      ["commit", "-b", "./base.raw", "top.qcow2"],
       ["commit", "-f", "raw", "base.raw"],
       ["commit", "-t", "nonsense", "top.qcow2"],
       ["commit", "-r", "nonsense", "top.qcow2"],
@@ -86,6 +88,24 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("commit and rebas
     expect({ stdout: ours.stdout, code: ours.code }, ours.stderr).toEqual({ stdout: theirs.stdout, code: theirs.code });
     if (!isSaidAlike(ours, theirs)) expect(ours.stderr).toMatch(ours.code === 0 ? /^$/ : /^spindle: [^\n]+\n$/);
     expect(look(mine)).toEqual(look(its));
+  });
+
+  test("the base of a commit is named as from the image above it", async () => {
+    using own = new Scratch();
+    const img = (...argv: string[]): string => own.tool(qemuImg as string, ...argv);
+    own.tool("mkdir", "sub");
+    img("create", "-f", "qcow2", "sub/base.qcow2", "1M");
+    for (const name of ["sub/base.qcow2", "base.qcow2", own.path("sub/base.qcow2")]) {
+      img("create", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "sub/top.qcow2");
+      const words = ["commit", "-b", name, "sub/top.qcow2"];
+      const theirs = await run([qemuImg as string, ...words], { cwd: own.folder });
+      const ours = await spindle(words, { cwd: own.folder });
+      expect({ name, stdout: ours.stdout, code: ours.code }).toEqual({
+        name,
+        stdout: theirs.stdout,
+        code: theirs.code,
+      });
+    }
   });
 
   test("commit lets the base give up the space of what is zeros now", async () => {

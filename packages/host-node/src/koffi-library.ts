@@ -1,4 +1,5 @@
 /** koffi, through which all system calls go that Node lacks. It is optional, and loaded by the first who needs it. */
+import { realpathSync } from "node:fs";
 import { createRequire } from "node:module";
 import type { KoffiFunc } from "koffi";
 
@@ -21,7 +22,9 @@ function load(): Koffi | null {
   if (!wanted || (process.arch !== "x64" && process.arch !== "arm64")) return null;
   const require = createRequire(import.meta.url);
   try {
-    return loadNative(require.resolve("koffi")) ?? (require("koffi") as Koffi);
+    // Node 20 leaves symbolic links in a path as they are when the last file that it looked at was a pipe, as outputs are.
+    const koffi = realpathSync.native(require.resolve("koffi"));
+    return loadNative(koffi) ?? (require(koffi) as Koffi);
   } catch {
     return null;
   }

@@ -4,7 +4,6 @@
  */
 import { type Co, MiB, transferBytes } from "@spindle/base";
 import { type BlockNode, backingOf, chainStatus, IoVector, skipFilters } from "@spindle/block";
-import { isAllZero } from "./zero-runs.ts";
 
 const PIECE_BYTES: number = 2 * MiB;
 
@@ -58,10 +57,8 @@ function* copyPiece(image: BlockNode, { old, backing }: Both, offset: number, le
   for (let start = 0; start < length; ) {
     const end = Math.min(length, start + unit - ((offset + start) % unit));
     const cluster = mine.subarray(start, end);
-    if (!isSame(cluster, its.subarray(start, end))) {
-      if (isAllZero(cluster)) yield* image.writeZeroes(offset + start, end - start, {});
-      else yield* image.write(offset + start, IoVector.of(cluster));
-    }
+    // Zeros are data, too, as in QEMU: what is written down has its place when it is written again.
+    if (!isSame(cluster, its.subarray(start, end))) yield* image.write(offset + start, IoVector.of(cluster));
     start = end;
   }
 }

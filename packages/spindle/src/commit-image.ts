@@ -3,13 +3,14 @@ import { realpathSync } from "node:fs";
 import { BlockError, type Co } from "@spindle/base";
 import { type BlockNode, chainOf, type Graph, type OptionRecord, skipFilters } from "@spindle/block";
 import { convert } from "@spindle/jobs";
+import { combinePath } from "./combine-path.ts";
 import { type ImageName, openChain } from "./open-image.ts";
 import { type ImageAccess, Session } from "./session.ts";
 
 const DEPTH = 8;
 
 export interface CommitImageOptions extends ImageAccess {
-  /** The image of the chain that is written to, by the name that the image above it has for it or by its path; the backing file when absent. */
+  /** The image of the chain that is written to, by a name that counts from the folder of the image above it; the backing file when absent. */
   readonly base?: string;
   /** The image keeps its content, which the base has now too. Always so with `base`. */
   readonly keep?: boolean;
@@ -89,13 +90,11 @@ function* planCommit(graph: Graph, name: ImageName, base: string | undefined): C
 }
 
 function indexOf(layers: readonly BlockNode[], base: string, filename: string): number {
-  const path = realPath(base);
-  const index = layers.findIndex((layer, depth) => {
-    if (depth === 0) return false;
-    const isNamed = layers[depth - 1]?.driver.backingFile?.filename === base;
-    return isNamed || layer.filename === base || (path !== undefined && layer.filename === path);
+  const above = layers.findIndex((layer, depth) => {
+    const below = layers[depth + 1]?.filename ?? null;
+    return below !== null && realPath(combinePath(fileOf(layer), base)) === realPath(below);
   });
-  if (index > 0) return index;
+  if (above >= 0) return above + 1;
   throw new BlockError("EINVAL", `Did not find '${base}' in the backing chain of '${filename}'`);
 }
 
@@ -133,10 +132,10 @@ function fileOf({ filename, name }: BlockNode): string {
   return filename;
 }
 
-function realPath(path: string): string | undefined {
+function realPath(path: string): string {
   try {
-    return realpathSync(path);
+    return realpathSync.native(path);
   } catch {
-    return undefined;
+    return path;
   }
 }

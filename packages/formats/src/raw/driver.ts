@@ -71,7 +71,11 @@ class RawDriver implements BlockDriver {
 
   *blockStatus(offset: number, length: number): Co<Extent> {
     const present = Math.min(length, this.#file.length - offset);
-    return present > 0 ? yield* this.#file.blockStatus(offset, present) : zeroExtent(length);
+    if (present <= 0) return zeroExtent(length);
+    const extent = yield* this.#file.blockStatus(offset, present);
+    // Past the page cache there are only whole sectors: the last one of a file is all data, as QEMU tells it.
+    const isLastSector = extent.data && extent.length === present && this.#file.cache.direct === true;
+    return isLastSector ? { ...extent, length } : extent;
   }
 
   truncate(length: number, preallocation?: Preallocation): Co<void> {
