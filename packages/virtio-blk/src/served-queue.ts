@@ -18,8 +18,8 @@ import { startedCoroutine } from "./started-coroutine.ts";
 import { VIRTIO_BLK_S_IOERR } from "./status.ts";
 import type { Virtqueue } from "./virtqueue.ts";
 
-/** Requests that had to wait and end together: the driver goes on with the first ones while the others are ended. */
-const GROUP = 4;
+/** Requests that are given back together at most: the driver goes on with the first of many while the others are done. */
+const GROUP = 8;
 
 /** How the driver hears of its queue, where that is not through the state's doorbells. */
 export interface DriverNotices {
@@ -143,8 +143,13 @@ export class ServedQueue {
   #takeAll(ring: Virtqueue): void {
     if (ring.fault !== undefined) return;
     ring.suppressKicks();
-    // The bound keeps a guest that offers chains it has not got back from piling up requests without end.
-    while (this.#completed.outstanding < ring.size && !this.#state.stopped && ring.take(this.#chain)) this.#start(ring);
+    // The bounds keep a guest that offers chains it has not got back from piling up requests without end, and one that is
+    // as quick as this thread from keeping it here.
+    for (let taken = 0; taken < ring.size && this.#completed.outstanding < ring.size; taken++) {
+      if (this.#state.stopped || !ring.take(this.#chain)) break;
+      this.#start(ring);
+      if (this.#completed.ready >= GROUP) this.#deliver();
+    }
     if (ring.fault !== undefined) this.#latch(ring.fault);
   }
 

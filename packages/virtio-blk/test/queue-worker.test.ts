@@ -4,7 +4,6 @@ import { ThreadTable } from "@spindle/shared-memory";
 import { SimulatedRunner } from "@spindle/testkit";
 import { describe, expect, test } from "vitest";
 import { createVirtioBlk } from "../src/create-device.ts";
-import { DeviceState } from "../src/device-state.ts";
 import { planGuest, startGuest } from "../src/driver/guest-driver.ts";
 import { GuestQueue } from "../src/driver/guest-queue.ts";
 import { VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC } from "../src/features.ts";
@@ -130,36 +129,6 @@ describe.each(RINGS)("on %s", (_, device) => {
       guest.start();
     }
   });
-});
-
-test("one interrupt is raised for a batch", () => {
-  const guest = new OneThread({ queueSize: 32 });
-  const queue = guest.queue();
-  const table = new ThreadTable(guest.device.threads);
-  const waiting = table.attach();
-  const state = new DeviceState(guest.device);
-  state.queues[0]!.interruptThread = waiting.index;
-  const before = waiting.snapshot();
-  for (let count = 0; count < 32; count++) queue.submit({ type: 4 });
-  queue.commit();
-  guest.poll();
-  expect(waiting.snapshot() - before).toBe(1);
-  expect(queue.collect()).toBe(32);
-});
-
-test("a guest that offers more than the queue holds has no more in flight than the queue's size", () => {
-  const guest = new OneThread({ queueSize: 8 });
-  const ring = guest.ring();
-  guest.header(guest.spare, 4);
-  ring.setDescriptor(0, { address: guest.spare, length: 16, flags: 1, next: 1 });
-  ring.setDescriptor(1, { address: guest.spare + 16, length: 1, flags: 2 });
-  guest.disk.open = false;
-  for (let round = 0; round < 20; round++) {
-    for (let count = 0; count < 8; count++) ring.offer(0);
-    ring.publish();
-    guest.poll();
-  }
-  expect(guest.disk.log.length).toBe(8);
 });
 
 test("nor when some are in flight already, or another queue keeps the server busy", () => {
