@@ -26,6 +26,7 @@ export interface MapVerdict {
 export function mapHere(bytes: Uint8Array, data: Uint8Array): MapVerdict {
   try {
     const named = run(qcow2Format.dataFile!(fileNode(new MemoryDriver(bytes.slice()), true)));
+    if (named?.filename === null) return { map: undefined, said: "no data file is named" };
     const apart = named === null ? {} : { data: fileNode(new MemoryDriver(data.slice()), true) };
     return { map: mapOf(openQcow2(new MemoryDriver(bytes.slice()), { readOnly: true, ...apart })), said: "" };
   } catch (error) {

@@ -62,11 +62,14 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("images with chan
   });
 });
 
-/** What docs/formats/qcow2.md tells of: offsets that no host file reaches, and an L1 table in the header's place. */
+/** QEMU's check opens the data file, and ours does not. */
+const NO_DATA_FILE = /'data-file' is required/;
+
+/** What docs/formats/qcow2.md tells of: places that no host file reaches, an L1 table in the header's place, no data file. */
 function isExplained(theirs: Verdict, ours: Verdict): boolean {
   const isAbove = ours.lines.some((line) => /is above 2\^53 - 1|Invalid L1 table offset/.test(line));
   const isUnreadable = theirs.lines.some((line) => line.includes("ERROR: I/O error in check_refcounts"));
-  return isAbove || isUnreadable;
+  return isAbove || isUnreadable || theirs.lines.some((line) => NO_DATA_FILE.test(line));
 }
 
 function expectSameMap(bytes: Uint8Array, dataFile: Uint8Array, name: string): void {
@@ -94,7 +97,8 @@ function expectRepairable(bytes: Uint8Array, name: string): void {
   if (repaired.numbers === undefined) return;
   const said = `${name}\n${repaired.lines.join("\n")}`;
   expect(wrong(checkHere(repaired.bytes).numbers), said).toEqual(NOTHING_WRONG);
-  expect(wrong(checkWithQemu(images, repaired.bytes).numbers), said).toEqual(NOTHING_WRONG);
+  const theirs = checkWithQemu(images, repaired.bytes);
+  if (!theirs.lines.some((line) => NO_DATA_FILE.test(line))) expect(wrong(theirs.numbers), said).toEqual(NOTHING_WRONG);
   // Entries that are given up change what is read, and so do tables that a guest can read.
   const changes = /^Repairing (L1 entry|offset|coffset)|reference=([2-9]|\d\d)|refcount block|overflow/;
   if (!repaired.lines.some((line) => changes.test(line))) expectSameDisk(bytes, repaired.bytes, said);
