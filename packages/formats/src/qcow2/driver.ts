@@ -251,6 +251,7 @@ class Qcow2Driver implements BlockDriver {
   information(): ImageInformation {
     const { header } = this.#state;
     const bitmaps = this.#persistent.information();
+    const snapshots = this.snapshots.told(snapshotInformation);
     const third = {
       "lazy-refcounts": (header.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS) !== 0n,
       ...(bitmaps === undefined ? {} : { bitmaps }),
@@ -272,7 +273,7 @@ class Qcow2Driver implements BlockDriver {
       ...(encryption === null ? {} : { encrypted: true }),
       "dirty-flag": (header.incompatible & QCOW2_INCOMPAT_DIRTY) !== 0n,
       "format-specific": { type: "qcow2", data },
-      ...(this.snapshots.list().length === 0 ? {} : { snapshots: this.snapshots.list().map(snapshotInformation) }),
+      ...(snapshots.length === 0 ? {} : { snapshots }),
     };
   }
 

@@ -56,47 +56,53 @@ export function* readSnapshotTable(
   let kept = 0;
   for (let index = 0; index < count; index++) {
     const start = alignUp(at, 8);
-    const fixed = new ByteView(yield* source.bytes(start, FIXED_BYTES));
-    const extraDataSize = fixed.u32be(36);
+    if (!source.has(start, FIXED_BYTES)) yield* source.load(start, FIXED_BYTES);
+    const { view } = source;
+    const place = source.placeOf(start);
+    const extraDataSize = view.getUint32(place + 36);
     if (extraDataSize > EXTRA_DATA_MAX && !lenient)
       throw new BlockError("EFBIG", `Too much extra metadata in snapshot table entry ${index}`);
     const extra = Math.min(extraDataSize, EXTRA_DATA_MAX);
-    const texts = fixed.u16be(12) + fixed.u16be(14);
-    const textsOffset = start + FIXED_BYTES + extraDataSize;
-    const end = textsOffset + texts;
-    kept = alignUp(kept, 8) + FIXED_BYTES + extra + texts;
+    const l1Offset = view.getUint32(place) * 2 ** 32 + view.getUint32(place + 4);
+    const l1Entries = view.getUint32(place + 8);
+    const nameAt = FIXED_BYTES + extra + view.getUint16(place + 12);
+    const length = nameAt + view.getUint16(place + 14);
+    const end = start + length - extra + extraDataSize;
+    kept = alignUp(kept, 8) + length;
     if (kept > TABLE_BYTES_MAX || end - offset > 2 ** 31 - 1) {
       if (!lenient) throw new BlockError("EFBIG", "Snapshot table is too big");
       return { entries, length: at - offset, overhanging: count - index };
     }
-    const bytes = new Uint8Array(FIXED_BYTES + extra + texts);
-    bytes.set(fixed.bytes);
-    bytes.set(yield* source.bytes(start + FIXED_BYTES, extra), FIXED_BYTES);
-    bytes.set(yield* source.bytes(textsOffset, texts), FIXED_BYTES + extra);
-    entries.push(parseEntry(bytes, extra, extraDataSize));
+    const bytes =
+      extra === extraDataSize && source.has(start, length)
+        ? source.bytes(start, length)
+        : yield* readEntry(source, start, { end, first: FIXED_BYTES + extra, length });
+    const id = text(bytes, FIXED_BYTES + extra, nameAt);
+    entries.push({ id, name: text(bytes, nameAt, length), l1Offset, l1Entries, extraDataSize, bytes });
     at = end;
   }
   return { entries, length: at - offset, overhanging: 0 };
 }
 
-function parseEntry(bytes: Uint8Array, extra: number, extraDataSize: number): SnapshotEntry {
-  const view = new ByteView(bytes);
-  const idAt = FIXED_BYTES + extra;
-  const nameAt = idAt + view.u16be(12);
-  return {
-    id: text(bytes.subarray(idAt, nameAt)),
-    name: text(bytes.subarray(nameAt)),
-    l1Offset: Number(view.bigU64be(0)),
-    l1Entries: view.u32be(8),
-    extraDataSize,
-    bytes,
-  };
+/** An entry's first bytes, and as many in front of its end as make `length`: extra data that is too long is left out. */
+function* readEntry(
+  source: TableReader,
+  start: number,
+  { end, first, length }: { readonly end: number; readonly first: number; readonly length: number },
+): Co<Uint8Array> {
+  const bytes = new Uint8Array(length);
+  yield* source.load(start, first);
+  bytes.set(source.bytes(start, first));
+  yield* source.load(end - (length - first), length - first);
+  bytes.set(source.bytes(end - (length - first), length - first), first);
+  return bytes;
 }
 
 /** The texts are C strings to QEMU. */
-function text(bytes: Uint8Array): string {
-  const end = bytes.indexOf(0);
-  return decodeUtf8(end < 0 ? bytes : bytes.subarray(0, end));
+function text(bytes: Uint8Array, start: number, end: number): string {
+  const zero = bytes.indexOf(0, start);
+  const stop = zero < 0 ? end : Math.min(zero, end);
+  return stop === start ? "" : decodeUtf8(bytes.subarray(start, stop));
 }
 
 /** The table that holds these entries, each with all the extra data that a writer of today writes. @param diskSize bytes */
@@ -128,23 +134,41 @@ function completeEntry({ bytes, extraDataSize }: SnapshotEntry, diskSize: number
   return view.bytes;
 }
 
-/** Small pieces of a file that are read one after the other. */
+/** Small pieces of a file that are read one after the other: views of larger ones, because there may be very many. */
 class TableReader {
   readonly #file: BlockNode;
   #window: Uint8Array = new Uint8Array(0);
   #start = 0;
+  #view: DataView = new DataView(new ArrayBuffer(0));
 
   constructor(file: BlockNode) {
     this.#file = file;
   }
 
-  /** The bytes of a piece, to be used before the next is asked for. */
-  *bytes(offset: number, length: number): Co<Uint8Array> {
-    if (offset < this.#start || offset + length > this.#start + this.#window.length) {
-      this.#window = new Uint8Array(Math.max(length, WINDOW_BYTES));
-      this.#start = offset;
-      yield* readPadded(this.#file, offset, this.#window);
-    }
-    return this.#window.slice(offset - this.#start, offset - this.#start + length);
+  /** Whether these bytes of the file are in memory. */
+  has(offset: number, length: number): boolean {
+    return offset >= this.#start && offset + length <= this.#start + this.#window.length;
+  }
+
+  /** Reads them, and what is behind them, instead of what was there. */
+  *load(offset: number, length: number): Co<void> {
+    this.#window = new Uint8Array(Math.max(length, WINDOW_BYTES));
+    this.#start = offset;
+    yield* readPadded(this.#file, offset, this.#window);
+    this.#view = new DataView(this.#window.buffer);
+  }
+
+  /** The bytes that were loaded last. */
+  get view(): DataView {
+    return this.#view;
+  }
+
+  /** Where an offset of the file is in {@link view}. */
+  placeOf(offset: number): number {
+    return offset - this.#start;
+  }
+
+  bytes(offset: number, length: number): Uint8Array {
+    return this.#window.subarray(offset - this.#start, offset - this.#start + length);
   }
 }

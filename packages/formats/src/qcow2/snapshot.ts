@@ -68,7 +68,12 @@ export class Qcow2Snapshots implements InternalSnapshots {
   }
 
   list(): readonly InternalSnapshot[] {
-    return this.#entries.map(describe);
+    return this.told((snapshot) => snapshot);
+  }
+
+  /** Each of them in other words, without a list of all in between: there may be very many. */
+  told<T>(tell: (snapshot: InternalSnapshot) => T): T[] {
+    return this.#entries.map((entry) => tell(describe(entry)));
   }
 
   create(name: string, dateSeconds: number, dateNanoseconds: number): Co<void> {
