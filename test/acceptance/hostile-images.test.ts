@@ -79,8 +79,8 @@ const WORDS = {
   header: 100,
 };
 const LONGS = { name: 8, size: 24, l1: 40, table: 48, snapshots: 64, incompatible: 72 };
-const WORD_VALUES = [65_537, 2 ** 31, 2 ** 32 - 1];
-const LONG_VALUES = [2n ** 53n - 1n, 2n ** 53n, 2n ** 64n - 1n];
+const WORD_VALUES = [0, 65_537, 2 ** 31, 2 ** 32 - 1];
+const LONG_VALUES = [0n, 2n ** 32n, 2n ** 53n - 1n, 2n ** 53n, 2n ** 64n - 1n];
 
 /** The numbers of an entry of the snapshot table, which begins with the offset of an L1 table. */
 const SNAPSHOT = { l1Offset: 0, l1Entries: 8, idBytes: 12, extraBytes: 36 };

@@ -120,9 +120,10 @@ export interface BlockDriver {
    * Changes what the image was created with; nothing else is in flight. Each step is durable before the next.
    * @param options the format's own, with qemu-img's keys and texts
    * @param tell hears how much is done, 0 to 1
+   * @param force also what may lose data: keys that are the last ones, or are overwritten
    * @throws {BlockError} EINVAL or ENOTSUP for what cannot be; earlier steps stay.
    */
-  amend?(options: Readonly<Record<string, string>>, tell: (done: number) => void): Co<void>;
+  amend?(options: Readonly<Record<string, string>>, tell: (done: number) => void, force: boolean): Co<void>;
   /** Records another backing file in the image, durable when it ends; null for none. */
   changeBackingFile?(backing: BackingFile | null): Co<void>;
   /** What the image says of its backing file. */

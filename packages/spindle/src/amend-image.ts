@@ -8,6 +8,8 @@ import { type ImageAccess, Session } from "./session.ts";
 export interface AmendImageOptions extends ImageAccess {
   /** The format's own options, with qemu-img's keys and texts, such as `compat: "1.1"`. */
   readonly options: Readonly<Record<string, string>>;
+  /** Also what may lose data: keys of an encrypted image that are the last ones, or are overwritten. Default false. */
+  readonly force?: boolean;
   /** Called with how much is done, 0 to 1; it may become less when there is more to do than was known. */
   readonly progress?: (done: number) => void;
   readonly signal?: AbortSignal;
@@ -29,14 +31,18 @@ export function amendOptions(format: string): readonly string[] {
   return optionsOf(format, formatNamed(format));
 }
 
-function* amendIn({ graph }: Session, name: ImageName, { options, progress }: AmendImageOptions): Co<void> {
+function* amendIn(
+  { graph }: Session,
+  name: ImageName,
+  { options, progress, force = false }: AmendImageOptions,
+): Co<void> {
   const node = skipFilters(yield* openChain(graph, name, { readOnly: false }));
   const { driver } = node;
   const definition = graph.registry.get(driver.name);
   const known = optionsOf(driver.name, definition);
   for (const key of Object.keys(options)) if (!known.includes(key)) throw unknownOption(definition, key);
   assert(driver.amend !== undefined, "a format with options to amend can amend them");
-  const change = driver.amend(options, progress ?? (() => {}));
+  const change = driver.amend(options, progress ?? (() => {}), force);
   yield* node.exclusively(() => change);
 }
 

@@ -25,7 +25,7 @@ export interface LuksCreateOptions {
   readonly iterTimeMs: number;
 }
 
-const ITER_TIME_MS = 2000;
+export const ITER_TIME_MS = 2000;
 
 const ALGORITHMS = [
   ...["aes-128", "aes-192", "aes-256", "des", "3des", "cast5-128"],

@@ -86,8 +86,8 @@ export function planHeader(options: Omit<LuksCreateOptions, "iterTimeMs">): Luks
   };
 }
 
-/** Iterations of PBKDF2 that take so long on this host. */
-function* iterationsIn(
+/** Iterations of PBKDF2 that take so long on this host. @throws {BlockError} EINVAL when they are more than an image may have. */
+export function* iterationsIn(
   durationMs: number,
   key: { readonly hash: HashName; readonly keyBytes: number },
   environment: Environment,

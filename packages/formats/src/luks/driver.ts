@@ -16,6 +16,7 @@ import {
   type Preallocation,
 } from "@spindle/block";
 import { checkFileOptions, FILE_CREATE_OPTIONS } from "../file-create-options.ts";
+import { amendKeySlots, LUKS_AMEND_OPTIONS } from "./amend.ts";
 import { createVolume, planHeader } from "./create.ts";
 import { LUKS_CREATE_OPTIONS, parseLuksOptions } from "./create-options.ts";
 import { type EncryptedPlace, readEncrypted, writeEncrypted, zeros } from "./encrypted-data.ts";
@@ -32,12 +33,16 @@ class LuksDriver implements BlockDriver {
   readonly requestAlignment = CIPHER_SECTOR;
   readonly clusterSize = 1;
   readonly #children: Children;
-  readonly #header: LuksHeader;
+  #header: LuksHeader;
+  readonly #environment: Environment;
+  readonly #keySecret: string | undefined;
   /** None was needed, because nobody reads or writes. */
   readonly #cipher: SectorCipher | null;
 
-  constructor(children: Children, header: LuksHeader, cipher: SectorCipher | null) {
+  constructor({ children, environment, options }: OpenRequest, header: LuksHeader, cipher: SectorCipher | null) {
     this.#children = children;
+    this.#environment = environment;
+    this.#keySecret = options[KEY_SECRET] as string | undefined;
     this.#header = header;
     this.#cipher = cipher;
   }
@@ -74,6 +79,12 @@ class LuksDriver implements BlockDriver {
     yield* this.#file.truncate(this.#header.payloadOffset + length, preallocation);
     if (length > before) yield* this.writeZeroes(before, length - before);
   }
+  *amend(options: Readonly<Record<string, string>>, tell: (done: number) => void, force: boolean): Co<void> {
+    const place = { file: this.#file, offset: 0, header: this.#header, environment: this.#environment };
+    const volume = { ...place, keySecret: this.#keySecret, keyOption: KEY_SECRET };
+    this.#header = yield* amendKeySlots(volume, options, { force });
+    tell(1);
+  }
   *close(): Co<void> {
     if (!this.#file.readOnly) yield* this.flush();
   }
@@ -92,7 +103,8 @@ class LuksDriver implements BlockDriver {
   }
 }
 
-function* openLuks({ children, environment, options, withoutData }: OpenRequest): Co<LuksDriver> {
+function* openLuks(request: OpenRequest): Co<LuksDriver> {
+  const { children, environment, options, withoutData } = request;
   const file = (): BlockNode => children.file as BlockNode;
   const secret = options[KEY_SECRET] as string | undefined;
   const { header, cipher } = yield* openVolume(
@@ -102,7 +114,7 @@ function* openLuks({ children, environment, options, withoutData }: OpenRequest)
   );
   if (file().length < header.payloadOffset)
     throw new BlockError("EIO", "Could not refresh total sector count: Input/output error");
-  return new LuksDriver(children, header, cipher);
+  return new LuksDriver(request, header, cipher);
 }
 
 function* createLuks(file: BlockNode, { size, options }: CreateOptions, environment: Environment): Co<void> {
@@ -139,6 +151,7 @@ export const luksFormat: DriverDefinition = {
   open: openLuks,
   measure: measureLuks,
   createOptions: [...LUKS_CREATE_OPTIONS, KEY_SECRET, "preallocation", ...FILE_CREATE_OPTIONS],
+  amendOptions: LUKS_AMEND_OPTIONS,
   create: createLuks,
   optionsToOpen: ({ [KEY_SECRET]: secret }) => (secret === undefined ? {} : { [KEY_SECRET]: secret }),
 };

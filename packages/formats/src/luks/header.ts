@@ -100,14 +100,25 @@ export function formatLuksHeader(header: LuksHeader): Uint8Array {
   view.setU32be(164, header.digestIterations);
   bytes.set(encodeUtf8(header.uuid), 168);
   header.slots.forEach((slot, index) => {
-    const at = SLOTS + index * SLOT_BYTES;
-    view.setU32be(at, slot.active ? SLOT_ENABLED : SLOT_DISABLED);
-    view.setU32be(at + 4, slot.iterations);
-    bytes.set(slot.salt, at + 8);
-    view.setU32be(at + 40, slot.keyOffset / CIPHER_SECTOR);
-    view.setU32be(at + 44, STRIPES);
+    bytes.set(formatKeySlot(slot), keySlotOffset(index));
   });
   return bytes;
+}
+
+/** Where a slot stands in the header. */
+export function keySlotOffset(index: number): number {
+  return SLOTS + index * SLOT_BYTES;
+}
+
+/** The bytes of one slot; the first four tell whether it is active. */
+export function formatKeySlot({ active, iterations, salt, keyOffset }: KeySlot): Uint8Array {
+  const view = new ByteView(new Uint8Array(SLOT_BYTES));
+  view.setU32be(0, active ? SLOT_ENABLED : SLOT_DISABLED);
+  view.setU32be(4, iterations);
+  view.bytes.set(salt, 8);
+  view.setU32be(40, keyOffset / CIPHER_SECTOR);
+  view.setU32be(44, STRIPES);
+  return view.bytes;
 }
 
 /** Bytes of a key's stripes, in whole sectors. */

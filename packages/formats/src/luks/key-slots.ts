@@ -20,11 +20,16 @@ const HASHES_MAX: number = 2 ** 27;
 /** Where a volume's header and stripes stand. */
 export type ReadVolume = (offset: number, length: number) => Co<Uint8Array>;
 
+/** A slot that a password opens. */
+export interface OpenedSlot {
+  readonly index: number;
+  readonly masterKey: Uint8Array;
+}
+
 /**
  * The master key of a volume, from the first slot that the password opens.
  * @param read reads the volume; behind its end there are zeros
- * @throws {BlockError} EACCES when the password opens none, ENOTSUP when trying them would take too long, and what reading
- *   throws.
+ * @throws {BlockError} EACCES when the password opens none, and as {@link openSlots} does.
  */
 export function* unlock(
   header: LuksHeader,
@@ -32,11 +37,29 @@ export function* unlock(
   password: Uint8Array,
   environment: Environment,
 ): Co<Uint8Array> {
+  const [first] = yield* openSlots(header, read, { password, most: 1 }, environment);
+  if (first === undefined) throw new BlockError("EACCES", "Invalid password, cannot unlock any keyslot");
+  return first.masterKey;
+}
+
+/**
+ * The active slots that a password opens, in order.
+ * @param tried `most` ends the search when so many are found; `only` names the slot that is looked at
+ * @throws {BlockError} ENOTSUP when trying them would take too long, and what reading throws.
+ */
+export function* openSlots(
+  header: LuksHeader,
+  read: ReadVolume,
+  tried: { readonly password: Uint8Array; readonly most?: number; readonly only?: number | undefined },
+  environment: Environment,
+): Co<OpenedSlot[]> {
   const cryptography = cryptographyOf(environment);
+  const { password, most = header.slots.length, only } = tried;
   const { hash, keyBytes, digestIterations } = header;
+  const opened: OpenedSlot[] = [];
   let hashesLeft = HASHES_MAX;
-  for (const { active, iterations, salt, keyOffset } of header.slots) {
-    if (!active) continue;
+  for (const [index, { active, iterations, salt, keyOffset }] of header.slots.entries()) {
+    if (!active || opened.length === most || (only !== undefined && index !== only)) continue;
     hashesLeft -= hashesFor(header, iterations, keyBytes) + hashesFor(header, digestIterations, DIGEST_BYTES);
     if (hashesLeft < 0)
       throw new BlockError(
@@ -46,11 +69,11 @@ export function* unlock(
     const slotKey = yield* cryptography.deriveKey({ hash, password, salt, iterations, length: keyBytes });
     const material = yield* read(keyOffset, keyMaterialBytes(keyBytes));
     const split = new SectorCipher(cryptography, header.cipher, slotKey).decrypt(0, material);
-    const key = mergeStripes(cryptography, hash, split.subarray(0, keyBytes * STRIPES), keyBytes);
-    const digest = yield* digestOf(header, key, cryptography);
-    if (digest.every((byte, index) => byte === header.digest[index])) return key;
+    const masterKey = mergeStripes(cryptography, hash, split.subarray(0, keyBytes * STRIPES), keyBytes);
+    const digest = yield* digestOf(header, masterKey, cryptography);
+    if (digest.every((byte, at) => byte === header.digest[at])) opened.push({ index, masterKey });
   }
-  throw new BlockError("EACCES", "Invalid password, cannot unlock any keyslot");
+  return opened;
 }
 
 /** What a slot needs that opens with a password. */

@@ -4,7 +4,9 @@
  */
 import { BlockError, ByteView, type Co, isPowerOfTwo, parseSize } from "@spindle/base";
 import { IoVector } from "@spindle/block";
+import { LUKS_AMEND_OPTIONS } from "../luks/amend.ts";
 import { parseSwitch } from "./create.ts";
+import { CRYPT_LUKS, type Encryption } from "./encryption.ts";
 import { EntryLayout } from "./entry-layout.ts";
 import { expandZeros } from "./expand-zeros.ts";
 import { featureNamesExtension } from "./feature-names.ts";
@@ -33,11 +35,7 @@ export const QCOW2_AMEND_OPTIONS: readonly string[] = [
   "compat",
   "data_file",
   "data_file_raw",
-  "encrypt.iter-time",
-  "encrypt.keyslot",
-  "encrypt.new-secret",
-  "encrypt.old-secret",
-  "encrypt.state",
+  ...LUKS_AMEND_OPTIONS.map((key) => `encrypt.${key}`),
   "lazy_refcounts",
   "refcount_bits",
   "size",
@@ -55,6 +53,8 @@ const ORDER_OF_VERSION_2 = 4;
 export interface AmendParts extends SnapshotParts {
   readonly snapshots: Qcow2Snapshots;
   readonly persistent: PersistentBitmaps;
+  /** Keys may be lost. */
+  readonly force: boolean;
   readonly resize: (length: number) => Co<void>;
 }
 
@@ -63,6 +63,7 @@ interface Wanted {
   readonly refcountOrder: number;
   readonly lazy: boolean;
   readonly size: number | undefined;
+  readonly changesKeys: boolean;
 }
 
 /**
@@ -77,12 +78,19 @@ export function* amendImage(
   const { state, writeBack } = parts;
   const wanted = parseWanted(parts, options);
   const { version, refcountOrder } = state.header;
-  const steps = Number(wanted.version !== version) + Number(wanted.refcountOrder !== refcountOrder);
+  const steps =
+    Number(wanted.version !== version) + Number(wanted.refcountOrder !== refcountOrder) + Number(wanted.changesKeys);
   let step = 0;
   const tellStep = (done: number): void => tell((step + done) / steps);
   yield* writeBack.settle();
   if (wanted.version > version) {
     yield* upgrade(parts);
+    tellStep(1);
+    step += 1;
+  }
+  if (wanted.changesKeys) {
+    const { environment, file, encryption, header } = state;
+    yield* (encryption as Encryption).amend(file, header, options, { environment, force: parts.force });
     tellStep(1);
     step += 1;
   }
@@ -109,6 +117,7 @@ function parseWanted({ state }: AmendParts, options: Readonly<Record<string, str
     refcountOrder: refcount_bits === undefined ? header.refcountOrder : parseOrder(refcount_bits),
     lazy: lazy_refcounts === undefined ? isLazy : parseSwitch("lazy_refcounts", lazy_refcounts),
     size: size === undefined || parseLength(size) === 0 ? undefined : parseLength(size),
+    changesKeys: Object.keys(options).some((key) => key.startsWith("encrypt.")),
   };
 }
 
@@ -123,7 +132,7 @@ function checkExtras(
   if (!Object.keys(options).some((key) => key.startsWith("encrypt."))) return;
   if (header.cryptMethod === 0)
     throw new BlockError("EINVAL", "Can't amend encryption options - encryption not present");
-  throw new BlockError("ENOTSUP", "the keys of an encrypted image cannot be changed");
+  if (header.cryptMethod !== CRYPT_LUKS) throw new BlockError("EINVAL", "Only LUKS encryption options can be amended");
 }
 
 function parseVersion(text: string): 2 | 3 {

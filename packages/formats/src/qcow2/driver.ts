@@ -172,7 +172,7 @@ class Qcow2Driver implements BlockDriver {
     return this.#corruption.watch(emptyImage({ state: this.#state, map: this.#map, writeBack: this.#writeBack }));
   }
 
-  amend(options: Readonly<Record<string, string>>, tell: (done: number) => void): Co<void> {
+  amend(options: Readonly<Record<string, string>>, tell: (done: number) => void, force: boolean): Co<void> {
     const parts = {
       state: this.#state,
       map: this.#map,
@@ -180,6 +180,7 @@ class Qcow2Driver implements BlockDriver {
       corruption: this.#corruption,
       snapshots: this.snapshots,
       persistent: this.#persistent,
+      force,
       resize: (length: number) => this.bitmaps.resize(length, this.truncate(length)),
     };
     return this.#corruption.watch(amendImage(parts, options, tell));

@@ -6,6 +6,7 @@
 import { assert, BlockError, type Co } from "@spindle/base";
 import type { BlockNode, Environment, IoVector, OpenRequest, OptionRecord } from "@spindle/block";
 import type { ClusterCipher, ClusterPlace } from "../cluster-image.ts";
+import { amendKeySlots } from "../luks/amend.ts";
 import { type EncryptedPlace, readEncrypted, writeEncrypted } from "../luks/encrypted-data.ts";
 import type { LuksHeader } from "../luks/header.ts";
 import { luksInformation } from "../luks/information.ts";
@@ -18,18 +19,24 @@ export const CRYPT_NONE = 0;
 export const CRYPT_AES = 1;
 export const CRYPT_LUKS = 2;
 
+const KEY_OPTION = "encrypt.key-secret";
 const AES_KEY_BYTES = 16;
 
 export class Encryption implements ClusterCipher {
   readonly #method: number;
-  readonly #luks: LuksHeader | null;
+  #luks: LuksHeader | null;
   readonly #cipher: SectorCipher | null;
+  readonly #keySecret: string | undefined;
 
-  /** @param cipher null when nobody reads or writes */
-  constructor(method: number, luks: LuksHeader | null, cipher: SectorCipher | null) {
+  /**
+   * @param cipher null when nobody reads or writes
+   * @param keySecret the secret that opens it
+   */
+  constructor(method: number, luks: LuksHeader | null, cipher: SectorCipher | null, keySecret: string | undefined) {
     this.#method = method;
     this.#luks = luks;
     this.#cipher = cipher;
+    this.#keySecret = keySecret;
   }
 
   /** Reads bytes that do not leave a run of clusters. */
@@ -39,6 +46,23 @@ export class Encryption implements ClusterCipher {
 
   write(file: BlockNode, place: ClusterPlace, vector: IoVector): Co<void> {
     return writeEncrypted(this.#opened(), file, this.#numbered(place), vector);
+  }
+
+  /**
+   * Adds or erases passwords, as `amendKeySlots` does.
+   * @throws {BlockError} EINVAL when the image has no slots for them.
+   */
+  *amend(
+    file: BlockNode,
+    { cryptoHeader }: Qcow2Header,
+    options: Readonly<Record<string, string>>,
+    { environment, force }: { readonly environment: Environment; readonly force: boolean },
+  ): Co<void> {
+    if (this.#luks === null || cryptoHeader === null)
+      throw new BlockError("EINVAL", "Only LUKS encryption options can be amended");
+    const place = { file, offset: cryptoHeader.offset };
+    const volume = { ...place, header: this.#luks, environment, keySecret: this.#keySecret, keyOption: KEY_OPTION };
+    this.#luks = yield* amendKeySlots(volume, options, { prefix: "encrypt.", force });
   }
 
   /** For `info`. */
@@ -65,13 +89,13 @@ export function* openEncryption(request: OpenRequest, header: Qcow2Header): Co<E
   const method = header.cryptMethod;
   const keySecret = checkedOptions(request.options["encrypt"] as OptionRecord | undefined, method);
   if (method === CRYPT_NONE) return null;
-  const password = (): Uint8Array => passwordOf(environment, "encrypt.key-secret", keySecret);
+  const password = (): Uint8Array => passwordOf(environment, KEY_OPTION, keySecret);
   if (method === CRYPT_AES)
-    return new Encryption(method, null, withoutData === true ? null : aesCipher(password(), environment));
+    return new Encryption(method, null, withoutData === true ? null : aesCipher(password(), environment), keySecret);
   assert(header.cryptoHeader !== null, "a header that says LUKS tells where");
   const place = { file: request.children.file as BlockNode, offset: header.cryptoHeader.offset };
   const volume = yield* openVolume(place, withoutData === true ? null : password, environment);
-  return new Encryption(method, volume.header, volume.cipher);
+  return new Encryption(method, volume.header, volume.cipher, keySecret);
 }
 
 /** The password itself is the key, cut or filled up with zeros; a wrong one shows noise. */

@@ -25,7 +25,7 @@ export const amend: Command = defineCommand({
     cache: { short: "t", value: "CACHE", help: "the image's cache mode; it is durable at the end" },
     "progress-bar": { short: "p", help: "show how far it is" },
     quiet: { short: "q", help: "print nothing but errors" },
-    force: { help: "accepted for qemu-img's sake" },
+    force: { help: "also what may lose data: erase or overwrite keys that are in use" },
     "image-opts": IMAGE_OPTS,
     ...ACCESS,
   },
@@ -42,7 +42,7 @@ export const amend: Command = defineCommand({
     const bar = values["progress-bar"] && !values.quiet;
     const tell = bar ? shownProgress() : undefined;
     const progress = tell === undefined ? {} : { progress: tell };
-    await amendImage(image, { options, ...accessOf(values), ...progress });
+    await amendImage(image, { options, force: values.force, ...accessOf(values), ...progress });
     tell?.(1);
     if (bar) print("\n");
     return EXIT_OK;
