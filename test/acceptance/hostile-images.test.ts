@@ -3,8 +3,7 @@
  * it, checking, mapping, reading and writing it end in an error or a result within a second of the processor's time, in
  * 64 MiB, and without anything being opened that the backing policy does not allow.
  */
-import { execFileSync } from "node:child_process";
-import { mkdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { KiB, MiB } from "@spindle/base";
 import { createImage, openDisk } from "spindle";
@@ -168,8 +167,8 @@ describe("what an image names", () => {
   test("is not opened where the policy does not allow it, and no address is called", { timeout: 120_000 }, async () => {
     using hostile = new Hostile();
     mkdirSync(hostile.path("in/folder"), { recursive: true });
-    execFileSync("mkfifo", [hostile.path("in/fifo")]);
-    execFileSync("ln", ["-s", "../secret", hostile.path("in/link-to-secret")]);
+    hostile.tool("mkfifo", "in/fifo");
+    symlinkSync("../secret", hostile.path("in/link-to-secret"));
     writeFileSync(hostile.path("secret"), Buffer.alloc(MiB, 5));
     await makeSound(hostile.sound);
     let calls = 0;

@@ -31,7 +31,7 @@ function create({ options, hasBacking }: Kind): MemoryDriver {
 }
 
 const amend = (node: BlockNode, options: Record<string, string>): void =>
-  run(node.exclusively(() => node.driver.amend!(options, () => {})));
+  run(node.exclusively(() => node.driver.amend!(options, () => {}, false)));
 const snapshot = (node: BlockNode, name: string): void =>
   run(node.exclusively(() => (node.driver.snapshots as InternalSnapshots).create(name, 1_700_000_000, 0)));
 
