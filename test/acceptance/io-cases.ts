@@ -320,6 +320,16 @@ export const CASES: readonly Case[] = [
     "read -P 0xcd 0 128k",
   ],
   [
+    "writes data and the room behind it that reads as zeros in one piece",
+    "disk.qcow2",
+    "write 0 192k",
+    "write -z 64k 64k",
+    "close",
+    "open blkdebug:rules:disk.qcow2",
+    "write -P 3 0 192k",
+    "close",
+  ],
+  [
     "fails requests by rules among the options",
     "",
     "open -o file.driver=blkdebug,file.inject-error.event=l2_load disk.qcow2",

@@ -74,4 +74,18 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("resize", () => {
       if (name.endsWith("qcow2")) mine.tool(qemuImg as string, "check", name);
     }
   });
+
+  test.each(["metadata", "falloc", "full"])("%s gives space to what hides a longer backing file", async (mode) => {
+    using mine = new Scratch();
+    using its = new Scratch();
+    for (const own of [mine, its]) {
+      own.tool("cp", scratch.path("disk.raw"), "disk.raw");
+      own.tool(qemuImg as string, "create", "-f", "qcow2", "-b", "disk.raw", "-F", "raw", "over.qcow2", "1055k");
+    }
+    const words = ["resize", `--preallocation=${mode}`, "over.qcow2", "2M"];
+    expect((await spindle(words, { cwd: mine.folder })).code).toBe(0);
+    its.tool(qemuImg as string, ...words);
+    const [ours, theirs] = [mine, its].map((own) => own.tool(qemuImg as string, "map", "--output=json", "over.qcow2"));
+    expect(ours).toBe(theirs);
+  });
 });

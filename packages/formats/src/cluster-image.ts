@@ -73,7 +73,7 @@ export class ClusterImage {
   *write(offset: number, vector: IoVector, placed?: () => void): Co<void> {
     for (let done = 0; done < vector.length; ) {
       const mapping = yield* this.#map.lookup(offset + done, vector.length - done);
-      if (isWritable(mapping)) {
+      if (isWritable(mapping) && !(yield* this.#goesOn(mapping, offset + done, vector.length - done))) {
         this.#checkPresent("write", mapping.hostOffset, mapping.length);
         if (this.#file.driver.debugEvent !== undefined) yield* this.#file.tell("write_aio");
         if (done + mapping.length === vector.length) placed?.();
@@ -85,6 +85,17 @@ export class ClusterImage {
           if (done + length === vector.length) placed?.();
         });
     }
+  }
+
+  /** Whether behind these clusters there is room of the disk's own that has no data yet: both are written in one piece. */
+  *#goesOn(
+    { hostOffset, length }: Mapping & { readonly hostOffset: number },
+    offset: number,
+    wanted: number,
+  ): Co<boolean> {
+    if (length >= wanted) return false;
+    const next = yield* this.#map.lookup(offset + length, wanted - length);
+    return next.kind !== "data" && next.hostOffset === hostOffset + length;
   }
 
   /** Afterwards the range reads as zeros: whole subclusters without storing them, parts of them by writing zeros. */

@@ -126,7 +126,7 @@ export class Qcow2ClusterMap implements ClusterMap {
     return count;
   }
 
-  /** The subclusters of the range that have room in clusters of their own, up to the first that is data already. */
+  /** The subclusters of the range that have room in clusters of their own, side by side. */
   #reuse({ view }: CachedTable, first: Entry, guestOffset: number, end: number): Allocation {
     const { clusterSize, subclusterSize } = this;
     const { entries, entriesPerTable } = this.#state;
@@ -134,14 +134,11 @@ export class Qcow2ClusterMap implements ClusterMap {
     const index = (start / clusterSize) % entriesPerTable;
     const from = alignDown(guestOffset, subclusterSize);
     let to = from + subclusterSize;
-    for (let entry = first; to < end; to += subclusterSize) {
-      const inCluster = to % clusterSize;
-      if (inCluster === 0) {
-        const distance = to - start;
-        entry = entries.read(view, index + distance / clusterSize);
-        if (!isOwn(entry) || entry.hostOffset !== first.hostOffset + distance) break;
-      }
-      if (entries.kindOf(entry, inCluster / subclusterSize) === "data") break;
+    for (; to < end; to += subclusterSize) {
+      const distance = to - start;
+      if (distance % clusterSize !== 0) continue;
+      const entry = entries.read(view, index + distance / clusterSize);
+      if (!isOwn(entry) || entry.hostOffset !== first.hostOffset + distance) break;
     }
     const { hasDataFile, metadata } = this.#state;
     const cluster = first.hostOffset / clusterSize;

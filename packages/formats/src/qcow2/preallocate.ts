@@ -3,7 +3,7 @@
  * the file do not, so there the clusters keep their space and are marked.
  */
 import { alignUp, BlockError, type Co } from "@spindle/base";
-import type { Mapping, Preallocation } from "@spindle/block";
+import type { Preallocation } from "@spindle/block";
 import type { ImageState } from "./image-state.ts";
 import type { Qcow2ClusterMap } from "./mapping.ts";
 
@@ -25,7 +25,7 @@ export function* preallocateClusters(
   const space = preallocation === "metadata" ? "off" : preallocation;
   for (let offset = from; offset < to; ) {
     const mapping = yield* map.lookup(offset, to - offset);
-    if (!wantsCluster(mapping, entries.extended)) {
+    if (mapping.hostOffset !== undefined || (mapping.kind !== "unallocated" && mapping.kind !== "zero")) {
       offset = alignUp(offset + mapping.length, clusterSize);
       continue;
     }
@@ -37,16 +37,13 @@ export function* preallocateClusters(
       if (inside > 0 && !hasDataFile) yield* file.writeZeroes(hostOffset, inside, {});
       if (inside < length) yield* file.truncate(hostOffset + length, space);
       yield* map.attach(allocation);
-      if (encryption !== null) yield* map.zero(offset, length, false);
+      // Without its space taken, a cluster goes on saying that it is zeros; where subclusters do, it has not ceased to.
+      const isMarked = mapping.kind === "zero" && space === "off" && !entries.extended;
+      if (encryption !== null || isMarked) yield* map.zero(offset, length, false);
     } catch (error) {
       yield* map.release(allocation);
       throw error;
     }
     offset += allocation.length;
   }
-}
-
-/** Where subclusters say what is in a cluster, those that read as zeros can have one too. */
-function wantsCluster({ kind, hostOffset }: Mapping, extended: boolean): boolean {
-  return kind === "unallocated" ? hostOffset === undefined : extended && kind === "zero" && hostOffset === undefined;
 }
