@@ -69,15 +69,25 @@ export async function serveTheirs(
   return { stop: () => daemon.kill() };
 }
 
-/** Lets the driver do its work on a thread of its own. */
-export function drive(work: DriverWork): Promise<DriverReport> {
-  const worker = new Worker(new URL("./vhost-user-driver-worker.ts", import.meta.url), {
-    workerData: work,
+/** The driver, on a thread of its own. */
+export class DriverThread implements AsyncDisposable {
+  readonly #worker = new Worker(new URL("./vhost-user-driver-worker.ts", import.meta.url), {
     execArgv: ["--conditions=spindle-source", "--disable-warning=ExperimentalWarning"],
   });
-  return new Promise((resolve, reject) => {
-    worker.once("message", resolve);
-    worker.once("error", reject);
-    worker.once("exit", () => reject(new Error("the driver ended without a report")));
-  });
+
+  /**
+   * Lets it do its work; one at a time.
+   * @throws {Error} what the driver has met; it drives no more.
+   */
+  async drive(work: DriverWork): Promise<DriverReport> {
+    // An error of the worker rejects this.
+    const report = once(this.#worker, "message");
+    this.#worker.postMessage(work);
+    const [answer] = (await report) as [DriverReport];
+    return answer;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#worker.terminate();
+  }
 }

@@ -10,7 +10,7 @@ import { createQcow2From } from "./images.ts";
 import { Scratch, writeRandomFile } from "./scratch.ts";
 import { type Cell, cell, type Row, ratioCell, type Table, type Target } from "./table.ts";
 import type { DriverReport } from "./vhost-user-protocol.ts";
-import { type BackEnd, drive, type ServedImage, serveOurs, serveTheirs } from "./vhost-user-servers.ts";
+import { type BackEnd, DriverThread, type ServedImage, serveOurs, serveTheirs } from "./vhost-user-servers.ts";
 
 /** All of the disk, and allocated in the image before anything is measured. */
 const WORKING_SET = 64 * MiB;
@@ -50,9 +50,10 @@ const EVERY_WAY_ONCE: readonly Situation[] = [
 const CONTENDERS = ["ours", "threads", "io_uring"] as const;
 type Contender = (typeof CONTENDERS)[number];
 
-interface Places {
+interface Rig {
   readonly memory: Scratch;
   readonly disk: Scratch;
+  readonly driver: DriverThread;
 }
 
 export const vhostUserBench: Bench = {
@@ -61,6 +62,7 @@ export const vhostUserBench: Bench = {
   async run(context: BenchContext): Promise<Table[]> {
     using memory = new Scratch();
     using disk = new Scratch("disk");
+    await using driver = new DriverThread();
     writeRandomFile(memory.path("disk.raw"), WORKING_SET);
     await createQcow2From(memory.path("disk.raw"), memory.path("disk.qcow2"), WORKING_SET);
     for (const place of [memory, disk])
@@ -69,12 +71,12 @@ export const vhostUserBench: Bench = {
           copyFileSync(memory.path(`disk.${format}`), place.path(`${contender}.${format}`));
     const rows: Row[] = [];
     const situations = scaled(context, { full: SITUATIONS, quick: SITUATIONS, shape: EVERY_WAY_ONCE });
-    for (const situation of situations) rows.push(await measure(context, { memory, disk }, situation));
+    for (const situation of situations) rows.push(await measure(context, { memory, disk, driver }, situation));
     return [tableOf(rows)];
   },
 };
 
-async function measure(context: BenchContext, { memory, disk }: Places, situation: Situation): Promise<Row> {
+async function measure(context: BenchContext, { memory, disk, driver }: Rig, situation: Situation): Promise<Row> {
   const { format, operation, access, queues, depth } = situation;
   const size = access === "sequential" ? "1 MiB" : "4 KiB";
   const label = `${format}, ${operation}, ${access}, ${size}, ${queues === 1 ? "1 queue" : `${queues} queues`}, depth ${depth}`;
@@ -102,10 +104,10 @@ async function measure(context: BenchContext, { memory, disk }: Places, situatio
       if (backEnd !== undefined) served.push({ contender, path, backEnd });
     }
     const warmUp = scaled(context, { full: WARM_UP_SECONDS, quick: seconds, shape: 0 });
-    for (const { path } of served) if (warmUp > 0) await drive({ ...work, path, seconds: warmUp });
+    for (const { path } of served) if (warmUp > 0) await driver.drive({ ...work, path, seconds: warmUp });
     // Everybody in every round, so that what disturbs the machine for a while disturbs everybody.
     for (let round = 0; round < rounds; round++)
-      for (const { contender, path } of served) reports[contender].push(await drive({ ...work, path }));
+      for (const { contender, path } of served) reports[contender].push(await driver.drive({ ...work, path }));
   } finally {
     for (const { path, backEnd } of served) {
       await backEnd.stop();
