@@ -19,7 +19,7 @@ import { VIRTIO_BLK_S_IOERR } from "./status.ts";
 import type { Virtqueue } from "./virtqueue.ts";
 
 /** Requests that are given back together at most: the driver goes on with the first of many while the others are done. */
-const GROUP = 8;
+const GROUP = 16;
 
 /** How the driver hears of its queue, where that is not through the state's doorbells. */
 export interface DriverNotices {
