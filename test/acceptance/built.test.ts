@@ -13,6 +13,15 @@ import { type Outcome, run, Scratch } from "./program.ts";
 const PROGRAM = fileURLToPath(new URL("../../tools/spindle/bin/spindle.cjs", import.meta.url));
 const BUILT = existsSync(fileURLToPath(new URL("../../tools/spindle/dist/main.js", import.meta.url)));
 const NODE = productNode();
+const BUNDLE_LOADER = fileURLToPath(new URL("../../tools/spindle/bin/bundle-loader.cjs", import.meta.url));
+
+/** Prints the files of the bundle whose compiled code is refused, or all when there is none. */
+const REFUSED = `
+  const { readdirSync } = require("node:fs");
+  const { bundle, compiledScript } = require(process.argv[1]);
+  const files = readdirSync(bundle).filter((name) => name.endsWith(".cjs"));
+  process.stdout.write(JSON.stringify(files.filter((name) => compiledScript(name).cachedDataRejected !== false)));
+`;
 
 /** The user's own Node rather than the one that runs these tests. */
 function productNode(): string {
@@ -60,6 +69,12 @@ describe.skipIf(!BUILT)(
       );
       expect((await spindle("map", "missing.raw")).stderr).toMatch(/^spindle: .*No such file.*\n$/);
       expect((await spindle("--version")).stdout).toMatch(/^spindle version \d+\.\d+\.\d+\n$/);
+    });
+
+    test("takes the code that the build has compiled, on the Node that built", () => {
+      // V8 refuses silently what it cannot take; the program would only be slower.
+      const refused = execFileSync(process.execPath, ["-e", REFUSED, BUNDLE_LOADER], { env: {} }).toString();
+      expect(JSON.parse(refused)).toEqual([]);
     });
   },
 );

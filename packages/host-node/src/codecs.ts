@@ -2,7 +2,6 @@
  * Codecs for compressed clusters. The output's length is known beforehand and is a hard limit: whatever a hostile
  * image says, no more memory is taken and nothing but a BlockError comes out.
  */
-import { createRequire } from "node:module";
 import { BlockError } from "@spindle/base";
 import type { Codecs } from "@spindle/block";
 
@@ -58,7 +57,9 @@ function decompress(codec: string, call: DecompressSync, input: Uint8Array, outp
 
 /** Streams through fzstd, so that a frame that gives too much is stopped at the first piece beyond the limit. */
 function decompressZstdPortably(input: Uint8Array, output: Uint8Array): void {
-  const { Decompress } = createRequire(import.meta.url)("fzstd") as typeof import("fzstd");
+  const { Decompress } = process.getBuiltinModule("node:module").createRequire(import.meta.url)(
+    "fzstd",
+  ) as typeof import("fzstd");
   let length = 0;
   let ended = false;
   try {

@@ -255,19 +255,19 @@ export const fileDriver: DriverDefinition = {
     const { direct = false, noFlush = false } = cache;
     const borrowed = typeof fd === "number";
     const locks = !borrowed && wantsLocks(options["locking"]);
-    if (!borrowed) return yield* openOwn(filename, readOnly, direct, { noFlush, locks });
+    if (!borrowed) return openOwn(filename, readOnly, direct, { noFlush, locks });
     const shared = typeof blockBytes === "number" ? new DirectIo(fd, blockBytes) : undefined;
     return new FileDriver(describeFile(fd, filename), { filename, readOnly, borrowed, noFlush, locks, direct: shared });
   },
 };
 
-function* openOwn(
+function openOwn(
   filename: string,
   readOnly: boolean,
   direct: boolean,
   more: Pick<FileOptions, "noFlush" | "locks">,
-): Co<BlockDriver> {
-  const file = yield* openFile(filename, readOnly, direct);
+): BlockDriver {
+  const file = openFile(filename, readOnly, direct);
   try {
     const past = direct ? new DirectIo(file.fd) : undefined;
     return new FileDriver(file, { filename, readOnly, borrowed: false, ...more, direct: past });

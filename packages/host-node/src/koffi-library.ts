@@ -1,6 +1,6 @@
 /** koffi, through which all system calls go that Node lacks. It is optional, and loaded by the first who needs it. */
 import { realpathSync } from "node:fs";
-import { createRequire } from "node:module";
+import { join } from "node:path";
 import type { KoffiFunc } from "koffi";
 
 export type Koffi = typeof import("koffi");
@@ -20,26 +20,29 @@ function load(): Koffi | null {
   const wanted = process.platform === "linux" && process.env["SPINDLE_NO_KOFFI"] !== "1";
   // The prototypes that are used are those of systems where off_t has 64 bits.
   if (!wanted || (process.arch !== "x64" && process.arch !== "arm64")) return null;
-  const require = createRequire(import.meta.url);
   try {
-    // Node 20 leaves symbolic links in a path as they are when the last file that it looked at was a pipe, as outputs are.
-    const koffi = realpathSync.native(require.resolve("koffi"));
-    return loadNative(koffi) ?? (require(koffi) as Koffi);
+    return loadBinary() ?? loadPackage();
   } catch {
     return null;
   }
 }
 
 /**
- * Loads what koffi's own loader would find, and passes that by: it takes a third of the time of a short command to find out
- * what this file knows.
- * @returns undefined where it lies elsewhere, as it does for hosts with another C library.
+ * Loads koffi's binary from beside the bundle. To find it where packages lie takes a short command longer than to open an image.
+ * @returns undefined where there is none, or none for this host.
  */
-function loadNative(koffi: string): Koffi | undefined {
-  const { platform, arch } = process;
+function loadBinary(): Koffi | undefined {
+  const native = { exports: {} };
   try {
-    return createRequire(koffi)(`@koromix/koffi-${platform}-${arch}/${platform}_${arch}/koffi.node`) as Koffi;
+    process.dlopen(native, join(import.meta.dirname, "koffi.node"));
+    return native.exports as Koffi;
   } catch {
     return undefined;
   }
+}
+
+function loadPackage(): Koffi {
+  const require = process.getBuiltinModule("node:module").createRequire(import.meta.url);
+  // Node 20 leaves symbolic links in a path as they are when the last file that it looked at was a pipe, as outputs are.
+  return require(realpathSync.native(require.resolve("koffi"))) as Koffi;
 }

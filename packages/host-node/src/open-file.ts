@@ -20,19 +20,16 @@ export interface OpenedFile {
 }
 
 /**
+ * Waits on the calling thread, as QEMU does: a pool of threads takes longer to start than a file to open.
  * @param direct past the page cache
  * @throws {BlockError} ENOENT, EACCES, EROFS and the like; EISDIR for a directory, EINVAL for what is no storage, and for a
  *   file that has no way past the page cache.
  */
-export function* openFile(filename: string, readOnly: boolean, direct = false): Co<OpenedFile> {
+export function openFile(filename: string, readOnly: boolean, direct = false): OpenedFile {
   const failed = { message: `Could not open '${filename}'`, operation: "open", path: filename };
   if (filename.includes("\0")) throw new BlockError("EINVAL", "a file name has no NUL", { operation: "open" });
   refuseUnfit(
-    yield* hostOperation<fs.BigIntStats>(
-      failed,
-      () => fs.statSync(filename, { bigint: true }),
-      (done) => fs.stat(filename, { bigint: true }, done),
-    ),
+    hostSync(failed, () => fs.statSync(filename, { bigint: true })),
     filename,
   );
   // Without O_NONBLOCK the open of a FIFO that took the file's place would wait for ever.
@@ -40,11 +37,7 @@ export function* openFile(filename: string, readOnly: boolean, direct = false): 
   const flags = (readOnly ? O_RDONLY : O_RDWR) + O_NONBLOCK + (direct ? O_DIRECT : 0);
   let fd: number;
   try {
-    fd = yield* hostOperation<number>(
-      failed,
-      () => fs.openSync(filename, flags),
-      (done) => fs.open(filename, flags, done),
-    );
+    fd = hostSync(failed, () => fs.openSync(filename, flags));
   } catch (error) {
     if (!direct || !isBlockError(error, "EINVAL")) throw error;
     const message = `Could not open '${filename}': filesystem does not support O_DIRECT`;
@@ -97,11 +90,7 @@ export function* createFile(filename: string): Co<void> {
   const failed = { message: `Could not create '${filename}'`, operation: "create", path: filename };
   const { O_CREAT, O_RDWR, O_NONBLOCK } = fs.constants;
   const flags = O_CREAT + O_RDWR + O_NONBLOCK;
-  const fd = yield* hostOperation<number>(
-    failed,
-    () => fs.openSync(filename, flags, 0o644),
-    (done) => fs.open(filename, flags, 0o644, done),
-  );
+  const fd = hostSync(failed, () => fs.openSync(filename, flags, 0o644));
   try {
     const { isBlockDevice } = describeFile(fd, filename);
     const calls = linuxCalls();

@@ -7,4 +7,6 @@ process.on("unhandledRejection", (reason) => process.exit(reportFailure(reason))
 
 void runCommandLine(takeProgramName(process.argv)).then((code) => {
   process.exitCode = code;
+  // Nothing goes on any more when this is called. Node would take its whole heap apart before it ends.
+  process.on("exit", () => process.exit());
 });
