@@ -11,7 +11,7 @@ export interface Codecs {
   /** Deflates into one raw stream whose window is at most 4 KiB (12 bits), as qcow2 wants it. */
   deflateRaw(input: Uint8Array): Uint8Array;
   /**
-   * Compresses into one zstd frame.
+   * Compresses into one zstd frame, which is valid until the next call.
    * @throws {BlockError} ENOTSUP where the host has no zstd to compress with.
    */
   compressZstd(input: Uint8Array): Uint8Array;

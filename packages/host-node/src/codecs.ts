@@ -4,6 +4,8 @@
  */
 import { BlockError } from "@spindle/base";
 import type { Codecs } from "@spindle/block";
+import { STABLE_BYTES_MIN } from "./koffi-library.ts";
+import { zstdLibrary } from "./zstd-library.ts";
 
 /** What zlib may ask for at most while it compresses a cluster, so that the result comes in one piece. */
 const PIECE_SLACK_BYTES = 1024;
@@ -33,6 +35,8 @@ export const portableCodecs: Codecs = {
 export const nodeCodecs: Codecs = {
   ...portableCodecs,
   compressZstd(input) {
+    const direct = input.length < STABLE_BYTES_MIN ? null : zstdLibrary();
+    if (direct !== null) return direct(input);
     const { zstdCompressSync } = zlib();
     if (zstdCompressSync === undefined) return portableCodecs.compressZstd(input);
     return zstdCompressSync(input, { chunkSize: input.length + PIECE_SLACK_BYTES, pledgedSrcSize: input.length });

@@ -8,6 +8,9 @@ export type Koffi = typeof import("koffi");
 /** A function of the C library that returns -1 and sets errno when it fails. */
 export type NativeCall = KoffiFunc<(...parameters: unknown[]) => number>;
 
+/** Typed arrays shorter than this may lie in memory that the garbage collector moves: they are not handed to calls. */
+export const STABLE_BYTES_MIN = 128;
+
 let loaded: Koffi | null | undefined;
 
 /** koffi, or null where it is not to be had, and with SPINDLE_NO_KOFFI=1. */

@@ -3,7 +3,7 @@
  * had, every caller has a plain way.
  */
 import { systemError } from "./host-errors.ts";
-import { type Koffi, koffiLibrary, type NativeCall } from "./koffi-library.ts";
+import { type Koffi, koffiLibrary, type NativeCall, STABLE_BYTES_MIN } from "./koffi-library.ts";
 
 const SEEK_END = 2;
 const SEEK_DATA = 3;
@@ -34,9 +34,6 @@ const STATX_DIOALIGN = 0x2000;
 /** `struct statx`: the mask of what is told, and the alignment of offsets and lengths. */
 const STATX_BYTES = 256;
 const STATX_OFFSET_ALIGNMENT = 156;
-
-/** Typed arrays shorter than this may lie in memory that the garbage collector moves: they are not handed to calls. */
-const STABLE_BYTES_MIN = 128;
 
 /** How the result of a call that runs on another thread arrives. */
 export type CallDone<T> = (error: unknown, value?: T) => void;

@@ -4,6 +4,8 @@ import { randomBytes } from "@spindle/testkit";
 import { peer } from "@spindle/testkit/peers";
 import { describe, expect, it } from "vitest";
 import { nodeCodecs, portableCodecs } from "../src/index.ts";
+import { koffiLibrary } from "../src/koffi-library.ts";
+import { zstdLibrary } from "../src/zstd-library.ts";
 
 const CLUSTER = 64 * 1024;
 
@@ -55,6 +57,26 @@ describe("deflate", () => {
   });
 
   it("ends every mutated stream in the right bytes or in EIO", () => mutate(zlib.deflateRawSync(content(3)), inflate));
+});
+
+type CompressSync = (input: Uint8Array, options: { pledgedSrcSize: number }) => Uint8Array;
+/** The types are those of the oldest Node that is supported. */
+const { zstdCompressSync } = zlib as { zstdCompressSync?: CompressSync };
+
+describe.skipIf(zstdCompressSync === undefined)("compressing with zstd", () => {
+  it("gives the frames that node:zlib gives, whatever came before", () => {
+    const random = new SeededRandom(9);
+    const lengths = [1, 100, 512, CLUSTER, 2 * 1024 * 1024, 4096, CLUSTER];
+    for (const length of lengths)
+      for (const bytes of [content(length, length), randomBytes(random, length), new Uint8Array(length)]) {
+        const expected = (zstdCompressSync as CompressSync)(bytes, { pledgedSrcSize: length });
+        expect(Buffer.compare(nodeCodecs.compressZstd(bytes), expected), `${length} bytes`).toBe(0);
+      }
+  });
+
+  it.skipIf(koffiLibrary() === null)("calls Node's own library, which this Node lets be called", () => {
+    expect(zstdLibrary()).not.toBeNull();
+  });
 });
 
 const zstd = peer("zstd");

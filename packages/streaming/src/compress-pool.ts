@@ -100,7 +100,7 @@ class PoolCompressor implements Compressor {
     const { kind, clusterSize } = this.#options;
     const bytes = board.bytes(piece);
     return clusters.map((index) =>
-      packCluster(this.#pool.codecs, kind, bytes.subarray(index * clusterSize, (index + 1) * clusterSize)),
+      packCluster(this.#pool.codecs, kind, bytes.subarray(index * clusterSize, (index + 1) * clusterSize))?.slice(),
     );
   }
 

@@ -75,7 +75,7 @@ export class CompressedWriter {
     const { environment, header, clusterSize } = this.#state;
     const { deflateRaw, compressZstd } = environment.codecs;
     const data = header.compression === "zstd" ? compressZstd(cluster) : deflateRaw(cluster);
-    return data.length < clusterSize ? data : undefined;
+    return data.length < clusterSize ? data.slice() : undefined;
   }
 
   /**

@@ -34,7 +34,7 @@ export interface CompressorOptions {
 /** Makes the compressor of one conversion. */
 export type CreateCompressor = (options: CompressorOptions) => Co<Compressor>;
 
-/** Compresses one cluster. @returns undefined when it does not get smaller. */
+/** Compresses one cluster. @returns what is valid until the next call, or undefined when it does not get smaller. */
 export function packCluster(
   codecs: Codecs,
   kind: CompressorOptions["kind"],
@@ -53,7 +53,7 @@ export function localCompressor(codecs: Codecs): CreateCompressor {
         bytes,
         *compress(clusters) {
           return clusters.map((index) =>
-            packCluster(codecs, kind, bytes.subarray(index * clusterSize, (index + 1) * clusterSize)),
+            packCluster(codecs, kind, bytes.subarray(index * clusterSize, (index + 1) * clusterSize))?.slice(),
           );
         },
       };
