@@ -57,9 +57,11 @@ export interface ClusterMap {
    * caller writes all of the allocation before it is published, and asks for nothing that may be overwritten in place.
    * @param gaps whether free space that is too small for all of it is used: for who gives much of it back, as a stream does
    *   with zeros, and would leave a file full of gaps. Without it the format decides.
+   * @param behind where in the file the part of the same request ends that comes before: what is free from there on is
+   *   taken, however little it is, so that the request stays in one piece
    * @throws {BlockError} ENOSPC or EFBIG when there is no more room; nothing is reserved then.
    */
-  allocate(guestOffset: number, length: number, gaps?: boolean): Co<Allocation>;
+  allocate(guestOffset: number, length: number, gaps?: boolean, behind?: number): Co<Allocation>;
   /**
    * Lets the range stand where its data has been written. What the guest clusters pointed at before is freed, and is not
    * reused before every request in flight now has ended. The caller holds the clusters exclusively.

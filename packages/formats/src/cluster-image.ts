@@ -71,6 +71,8 @@ export class ClusterImage {
 
   /** @param placed called when the last of the bytes has its place, as {@link WriteFlags.placed} */
   *write(offset: number, vector: IoVector, placed?: () => void): Co<void> {
+    /** Where in the file the part before ends. */
+    let behind: number | undefined;
     for (let done = 0; done < vector.length; ) {
       const mapping = yield* this.#map.lookup(offset + done, vector.length - done);
       if (isWritable(mapping) && !(yield* this.#goesOn(mapping, offset + done, vector.length - done))) {
@@ -80,10 +82,15 @@ export class ClusterImage {
         const place = { guestOffset: offset + done, hostOffset: mapping.hostOffset };
         yield* this.#writeFile(place, vector.slice(done, mapping.length));
         done += mapping.length;
-      } else
-        done += yield* this.#writeNew(offset + done, vector.slice(done, vector.length - done), (length) => {
-          if (done + length === vector.length) placed?.();
+        behind = mapping.hostOffset + mapping.length;
+      } else {
+        const rest = vector.slice(done, vector.length - done);
+        const { length, hostEnd } = yield* this.#writeNew(offset + done, rest, behind, (written) => {
+          if (done + written === vector.length) placed?.();
         });
+        done += length;
+        behind = hostEnd;
+      }
     }
   }
 
@@ -205,12 +212,18 @@ export class ClusterImage {
   /**
    * Writes to what is not there or is shared: finds room for it, fills what the request leaves of the room with what is
    * read there, and lets the map point at it.
+   * @param behind where in the file the part before ends
    * @param placed told how many bytes of the vector have their place, before they are written
-   * @returns how many bytes of the vector were written
+   * @returns how many bytes of the vector were written, and where their room ends
    */
-  *#writeNew(offset: number, vector: IoVector, placed: (length: number) => void): Co<number> {
+  *#writeNew(
+    offset: number,
+    vector: IoVector,
+    behind: number | undefined,
+    placed: (length: number) => void,
+  ): Co<{ length: number; hostEnd: number }> {
     const stepMax = STEP_BYTES_MAX - (offset % this.#map.clusterSize);
-    const allocation = yield* this.#map.allocate(offset, Math.min(vector.length, stepMax));
+    const allocation = yield* this.#map.allocate(offset, Math.min(vector.length, stepMax), false, behind);
     try {
       const { guestOffset, length, hostOffset, reserved } = allocation;
       const written = Math.min(vector.length, guestOffset + length - offset);
@@ -220,7 +233,7 @@ export class ClusterImage {
       if (this.#file.driver.debugEvent !== undefined) yield* this.#tellOfNew(whole.length > written);
       yield* this.#writeFile({ guestOffset, hostOffset }, whole);
       yield* this.#map.publish(allocation);
-      return written;
+      return { length: written, hostEnd: hostOffset + length };
     } catch (error) {
       yield* this.#map.release(allocation);
       throw error;

@@ -221,6 +221,24 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("a qcow2 image th
     },
   );
 
+  it.each(["cluster_size=512,refcount_bits=64", "cluster_size=512"])(
+    "is laid out as QEMU lays it out when its refcount table grows (%s)",
+    (options) => {
+      images.img("create", "-q", "-f", "qcow2", "-o", options, "image.qcow2", "64M");
+      const driver = images.load("image.qcow2");
+      const node = openQcow2(driver);
+      const requests = Array.from({ length: 30 }, (_, index) => [index * 500_000, 400_000 + index * 1024] as const);
+      for (const [at, length] of requests) writeBytes(node, at, new Uint8Array(length).fill(7));
+      run(node.driver.close());
+      images.io("image.qcow2", ...requests.map(([at, length]) => `write -P 7 ${at} ${length}`));
+      images.store("ours.qcow2", driver);
+      expect(images.img("map", "--output=json", "ours.qcow2")).toBe(images.img("map", "--output=json", "image.qcow2"));
+      const place = (bytes: Uint8Array) => new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(48);
+      expect(place(images.bytes("ours.qcow2"))).toBe(place(images.bytes("image.qcow2")));
+      expectClean("ours.qcow2");
+    },
+  );
+
   it.each(["cluster_size=512,refcount_bits=64", "cluster_size=512", "cluster_size=1k,refcount_bits=64"])(
     "is right for QEMU when its refcount table has grown, again and again (%s)",
     (options) => {

@@ -1,13 +1,14 @@
 /**
  * Finds free host clusters and counts them: each run in one piece, first fit behind the run before, as QEMU does; clusters
  * that are given back are looked at again. Blocks of the refcount table that are missing are made on the way, behind the
- * run; the table itself moves to a larger place when it is full.
+ * run; the table itself moves to a larger place when it is full, and what it took is free at once.
  */
-import { alignUp, assert, BlockError, ByteView, type Co, CoMutex } from "@spindle/base";
-import { type BlockNode, IoVector } from "@spindle/block";
+import { assert, BlockError, type Co, CoMutex } from "@spindle/base";
+import type { BlockNode } from "@spindle/block";
 import { CLUSTERS_MAX, type MetadataClusters } from "./metadata-clusters.ts";
 import { corrupt, type Refcounts } from "./refcount.ts";
-import { type CachedTable, makeTable } from "./table-cache.ts";
+import { RefcountTable } from "./refcount-table.ts";
+import type { CachedTable } from "./table-cache.ts";
 
 /** A run of host clusters. */
 export interface ClusterRun {
@@ -15,21 +16,12 @@ export interface ClusterRun {
   readonly count: number;
 }
 
-const REFCOUNT_TABLE_BYTES_MAX = 8 * 1024 * 1024;
-
-/** Where a larger refcount table goes: blocks that count the new area, and the table behind them. */
-interface GrowthPlan {
-  readonly firstBlock: number;
-  readonly blocks: number;
-  readonly firstCluster: number;
-  readonly tableClusters: number;
-}
-
 export class Allocator {
   readonly #refcounts: Refcounts;
   readonly #file: () => BlockNode;
   /** Clusters that hold metadata: a free count for one of them means that the image is corrupt. */
   readonly #metadata: MetadataClusters;
+  readonly #table: RefcountTable;
   readonly #mutex = new CoMutex();
   #firstFree = 0;
 
@@ -37,18 +29,20 @@ export class Allocator {
     this.#refcounts = refcounts;
     this.#metadata = metadata;
     this.#file = file;
+    this.#table = new RefcountTable(refcounts, metadata, file);
   }
 
   /**
    * Takes `count` clusters that stand side by side, or the first that are free, at least `least`.
+   * @param wish where a run is to begin if anything is free there, however little it is; no cluster's number for anywhere
    * @throws {BlockError} EFBIG when the file or the refcount table can grow no more, EIO when the counts contradict the
    *   tables; nothing is taken then.
    */
-  *allocate(count: number, least: number = count): Co<ClusterRun> {
+  *allocate(count: number, least: number = count, wish: number = Number.NaN): Co<ClusterRun> {
     yield* this.#file().tell("cluster_alloc");
     yield* this.#mutex.lock();
     try {
-      const run = yield* this.#allocate(count, least);
+      const run = yield* this.#allocate(count, least, wish);
       yield* this.#file().tell("refblock_alloc");
       yield* this.#file().tell("refblock_load");
       return run;
@@ -98,9 +92,10 @@ export class Allocator {
     this.#firstFree = 0;
   }
 
-  *#allocate(count: number, least: number): Co<ClusterRun> {
+  *#allocate(count: number, least: number, wish: number): Co<ClusterRun> {
     for (;;) {
-      const run = yield* this.#findRun(count, least);
+      const wished = Number.isInteger(wish) ? yield* this.#freeFrom(wish, count) : 0;
+      const run = wished > 0 ? { index: wish, count: wished } : yield* this.#findRun(count, least);
       const missing = this.#missingBlock(run);
       if (missing === undefined) return yield* this.#take(run);
       try {
@@ -119,13 +114,31 @@ export class Allocator {
     this.#firstFree = CLUSTERS_MAX;
     try {
       const { index, count } = yield* this.#searchRun(next, most, least);
-      for (let at = index; at < index + count; at++)
-        if (this.#metadata.has(at)) throw corrupt(`cluster ${at} holds metadata and is counted as free`);
+      this.#checkFree({ index, count });
       next = index + count;
       return { index, count };
     } finally {
       this.#firstFree = Math.min(this.#firstFree, next);
     }
+  }
+
+  #checkFree({ index, count }: ClusterRun): void {
+    for (let at = index; at < index + count; at++)
+      if (this.#metadata.has(at)) throw corrupt(`cluster ${at} holds metadata and is counted as free`);
+  }
+
+  /** How many clusters are free from `index` on, `most` at most. */
+  *#freeFrom(index: number, most: number): Co<number> {
+    const refcounts = this.#refcounts;
+    if (index + most > CLUSTERS_MAX) return 0;
+    let count = 0;
+    for (; count < most; count++) {
+      const blockIndex = refcounts.blockIndexOf(index + count);
+      const block = refcounts.blocks.get(blockIndex) ?? (yield* refcounts.block(blockIndex));
+      if (block !== undefined && refcounts.get(block, index + count) !== 0) break;
+    }
+    this.#checkFree({ index, count });
+    return count;
   }
 
   *#searchRun(from: number, count: number, least: number): Co<ClusterRun> {
@@ -201,106 +214,30 @@ export class Allocator {
    */
   *#addBlock(missing: number): Co<void> {
     const refcounts = this.#refcounts;
-    if (missing >= refcounts.table.length) return yield* this.#growTable(missing);
     const { index } = yield* this.#findRun(1, 1);
     const counting = refcounts.blockIndexOf(index);
-    if (counting >= refcounts.table.length) return yield* this.#growTable(counting);
+    if (Math.max(missing, counting) >= refcounts.table.length) {
+      yield* this.#table.grow(missing, index);
+      return yield* this.#switchTable();
+    }
     const counts = yield* refcounts.block(counting);
-    const block = this.#makeBlock(counts === undefined ? counting : missing, index);
+    const block = this.#table.makeBlock(counts === undefined ? counting : missing, index);
     refcounts.set(counts ?? block, index, 1);
     refcounts.blocks.markDirty(block);
     refcounts.unlisted.add(block);
   }
 
-  #makeBlock(blockIndex: number, clusterIndex: number): CachedTable {
-    const refcounts = this.#refcounts;
-    const { clusterSize } = refcounts;
-    const block = makeTable(blockIndex, clusterIndex * clusterSize, new Uint8Array(clusterSize));
-    refcounts.blocks.put(block);
-    refcounts.table[blockIndex] = block.hostOffset;
-    this.#metadata.add(clusterIndex);
-    return block;
+  /** Lets the header point at the table that is in use, where that failed when the table was made. */
+  switchTable(): Co<void> {
+    return this.#mutex.run(() => this.#switchTable());
   }
 
-  /**
-   * Writes a larger table behind everything that has been counted so far, with the blocks that count it. It is not in
-   * use before the header points at it, which is the first thing that the next write-back does; until then nothing in
-   * the file depends on the new blocks.
-   */
-  *#growTable(blockIndex: number): Co<void> {
-    const refcounts = this.#refcounts;
-    const plan = this.#planGrowth(blockIndex);
-    const old = { table: refcounts.table, offset: refcounts.tableOffset };
-    const table = new Float64Array((plan.tableClusters * refcounts.clusterSize) / 8);
-    table.set(old.table);
-    refcounts.table = table;
-    const made = this.#makeBlocks(plan);
-    const offset = (plan.firstCluster + plan.blocks) * refcounts.clusterSize;
-    try {
-      const unlisted = [...refcounts.unlisted];
-      yield* this.#writeTable(offset, [...unlisted, ...made]);
-      for (const block of unlisted) refcounts.unlisted.delete(block);
-    } catch (error) {
-      refcounts.table = old.table;
-      for (const block of made) refcounts.blocks.remove(block);
-      for (let at = 0; at < plan.blocks + plan.tableClusters; at++) this.#metadata.delete(plan.firstCluster + at);
-      throw error;
-    } finally {
-      for (const block of made) block.writing = false;
-    }
-    const clusters = (old.table.length * 8) / refcounts.clusterSize;
-    refcounts.replaced = [...refcounts.replaced, { offset: old.offset, clusters }];
-    refcounts.tableOffset = offset;
+  *#switchTable(): Co<void> {
+    for (const run of yield* this.#table.activate()) yield* this.decrement(run);
   }
 
-  #planGrowth(firstBlock: number): GrowthPlan {
-    const { clusterSize, entriesPerBlock } = this.#refcounts;
-    let blocks = 1;
-    let tableClusters = 0;
-    for (;;) {
-      tableClusters = Math.ceil((Math.ceil((firstBlock + blocks) * 1.5) * 8) / clusterSize);
-      if (blocks * entriesPerBlock >= blocks + tableClusters) break;
-      blocks += 1;
-    }
-    const most = alignUp(REFCOUNT_TABLE_BYTES_MAX, clusterSize) / clusterSize;
-    // The last growth is smaller than half.
-    tableClusters = Math.min(tableClusters, Math.max(most, 1));
-    const firstCluster = firstBlock * entriesPerBlock;
-    const fits = firstBlock + blocks <= (tableClusters * clusterSize) / 8;
-    if (!fits || firstCluster + blocks + tableClusters > CLUSTERS_MAX)
-      throw new BlockError("EFBIG", "the image's refcount table cannot grow any more");
-    if (this.#metadata.touches(firstCluster, blocks + tableClusters))
-      throw corrupt("metadata stands where nothing is counted");
-    return { firstBlock, blocks, firstCluster, tableClusters };
+  /** Lets the table name a block that is in the file. Nobody else may get the table's place meanwhile. */
+  listBlock(block: CachedTable): Co<void> {
+    return this.#mutex.run(() => this.#table.list(block));
   }
-
-  /** Blocks that count themselves and the table behind them; they are written with the table, and not before. */
-  #makeBlocks({ firstBlock, blocks, firstCluster, tableClusters }: GrowthPlan): CachedTable[] {
-    const refcounts = this.#refcounts;
-    const made = Array.from({ length: blocks }, (_, step) => this.#makeBlock(firstBlock + step, firstCluster + step));
-    for (let index = firstCluster; index < firstCluster + blocks + tableClusters; index++) {
-      refcounts.set(made[refcounts.blockIndexOf(index) - firstBlock] as CachedTable, index, 1);
-      this.#metadata.add(index);
-    }
-    for (const block of made) {
-      refcounts.blocks.markClean(block);
-      block.writing = true;
-    }
-    return made;
-  }
-
-  *#writeTable(offset: number, blocks: readonly CachedTable[]): Co<void> {
-    const file = this.#file();
-    yield* file.tell("refblock_alloc_write_blocks");
-    for (const block of blocks) yield* file.write(block.hostOffset, IoVector.of(block.bytes.slice()));
-    yield* file.tell("refblock_alloc_write_table");
-    yield* file.write(offset, IoVector.of(tableBytes(this.#refcounts.table)));
-    yield* file.flush();
-  }
-}
-
-function tableBytes(table: Float64Array): Uint8Array {
-  const view = new ByteView(new Uint8Array(table.length * 8));
-  for (let index = 0; index < table.length; index++) view.setU64be(index * 8, table[index] as number);
-  return view.bytes;
 }

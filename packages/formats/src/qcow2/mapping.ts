@@ -85,11 +85,11 @@ export class Qcow2ClusterMap implements ClusterMap {
     return hasDataFile || !metadata.touches(hostOffset / this.clusterSize, Math.ceil(length / this.clusterSize));
   }
 
-  allocate(guestOffset: number, length: number, gaps = false): Co<Allocation> {
-    return this.#corruption.watch(this.#allocate(guestOffset, length, gaps));
+  allocate(guestOffset: number, length: number, gaps = false, behind?: number): Co<Allocation> {
+    return this.#corruption.watch(this.#allocate(guestOffset, length, gaps, behind));
   }
 
-  *#allocate(guestOffset: number, length: number, gaps: boolean): Co<Allocation> {
+  *#allocate(guestOffset: number, length: number, gaps: boolean, behind = Number.NaN): Co<Allocation> {
     const { clusterSize } = this;
     const { entries, entriesPerTable, allocator, hasDataFile } = this.#state;
     assert(length > 0, "something is allocated");
@@ -106,7 +106,7 @@ export class Qcow2ClusterMap implements ClusterMap {
     const count = this.#countNew(table, index, Math.ceil((end - start) / clusterSize));
     const run = hasDataFile
       ? { index: start / clusterSize, count }
-      : yield* allocator.allocate(count, gaps ? 1 : count);
+      : yield* allocator.allocate(count, gaps ? 1 : count, behind / clusterSize);
     const last = Math.min(end, start + run.count * clusterSize);
     const from = this.#firstMoved(first, guestOffset);
     const to = this.#endMoved(entries.read(table.view, index + run.count - 1), last);

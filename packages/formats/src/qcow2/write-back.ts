@@ -1,8 +1,8 @@
 /**
  * Brings changed metadata to the file so that a crash at any point leaves leaked clusters at worst:
  *
- *   1. the header's pointer to a refcount table that was moved; new refcount blocks, a barrier, and the table entries
- *      that name them
+ *   1. new refcount blocks, a barrier, and the table entries that name them; the header's pointer to a table that was
+ *      moved comes first where it could not be written then
  *   2. changed refcount blocks, and new L2 tables, which nothing points at yet
  *   3. a barrier, which also makes all data written before durable
  *   4. changed L2 tables and L1 entries, as they were when step 2 began
@@ -31,8 +31,6 @@ const L1_SECTOR_BYTES = 512;
 /** Refcount blocks that lazy counts keep in memory: more are written, though the image may stay dirty. */
 const LAZY_BYTES_MAX: number = 16 * 1024 * 1024;
 const HEADER_INCOMPATIBLE = 72;
-/** Where the header holds the refcount table's offset and, behind it, its clusters. */
-const HEADER_REFCOUNT_TABLE = 48;
 
 export class WriteBack {
   readonly #state: ImageState;
@@ -135,45 +133,20 @@ export class WriteBack {
 
   /** Step 1. Blocks may be added meanwhile; when it ends there is none that the table in the file does not name. */
   *#nameBlocks(): Co<void> {
-    const { refcounts } = this.#state;
+    const { refcounts, allocator } = this.#state;
     while (refcounts.replaced.length > 0 || refcounts.unlisted.size > 0) {
-      if (refcounts.replaced.length > 0) yield* this.#switchTable();
+      if (refcounts.replaced.length > 0) yield* allocator.switchTable();
       else yield* this.#listBlocks();
     }
   }
 
-  /** Lets the header point at the table that is in use, and gives up those before it. */
-  *#switchTable(): Co<void> {
-    const { refcounts, file, allocator, metadata, clusterSize } = this.#state;
-    const { replaced } = refcounts;
-    const pointer = new ByteView(new Uint8Array(12));
-    pointer.setU64be(0, refcounts.tableOffset);
-    pointer.setU32be(8, (refcounts.table.length * 8) / clusterSize);
-    yield* file.tell("refblock_alloc_switch_table");
-    yield* file.write(HEADER_REFCOUNT_TABLE, IoVector.of(pointer.bytes));
-    yield* file.flush();
-    // More may have been replaced during the wait.
-    refcounts.replaced = refcounts.replaced.slice(replaced.length);
-    for (const { offset, clusters } of replaced) {
-      const index = offset / clusterSize;
-      for (let at = index; at < index + clusters; at++) metadata.delete(at);
-      yield* allocator.decrement({ index, count: clusters });
-    }
-  }
-
   *#listBlocks(): Co<void> {
-    const { refcounts, file } = this.#state;
+    const { refcounts, file, allocator } = this.#state;
     const blocks = [...refcounts.unlisted];
     yield* file.tell("refblock_alloc_write");
     for (const block of blocks) yield* file.write(block.hostOffset, IoVector.of(block.bytes.slice()));
     yield* file.flush();
-    for (const block of blocks) {
-      const entry = new ByteView(new Uint8Array(8));
-      entry.setU64be(0, block.hostOffset);
-      yield* file.tell("refblock_alloc_hookup");
-      yield* file.write(refcounts.tableOffset + block.index * 8, IoVector.of(entry.bytes));
-      refcounts.unlisted.delete(block);
-    }
+    for (const block of blocks) yield* allocator.listBlock(block);
   }
 
   #takeSnapshot(): Snapshot {
