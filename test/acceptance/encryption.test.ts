@@ -49,6 +49,11 @@ describe.skipIf(qemuImg === undefined)("as qemu-img, with secrets", () => {
     'map --object {"qom-type":"secret","id":"s","data":"abc"} --output=json luks.qcow2',
     "info --object secret,id=s,data=x,file=y luks.qcow2",
     "info --object foo,id=s luks.qcow2",
+    "check luks.qcow2",
+    "check --output=json aes.qcow2",
+    "check a.luks",
+    `check --object secret,id=s,data=wrong ${LUKS}`,
+    `check ${KEY} --image-opts driver=luks,file.filename=a.luks,key-secret=s`,
     "convert luks.qcow2 x.raw",
     "snapshot -l luks.qcow2",
     `convert -c ${KEY} -O qcow2 -o encrypt.format=luks,encrypt.key-secret=s plain.qcow2 x.qcow2`,
@@ -76,7 +81,7 @@ describe.skipIf(qemuImg === undefined)("as qemu-img, with secrets", () => {
     scratch.tool(qemuImg as string, "check", ...key, ...image);
     scratch.tool(qemuImg as string, "convert", ...key, ...image, "-O", "raw", "theirs.raw");
     expect(await spindle(["convert", ...key, ...image, "ours.raw"], options)).toMatchObject({ code: 0 });
-    expect(await spindle(["check", "luks.qcow2"], options)).toMatchObject({ code: 0 });
+    expect(await spindle(["check", ...key, ...image], options)).toMatchObject({ code: 0 });
     scratch.tool("cmp", "ours.raw", "theirs.raw");
   });
 });

@@ -118,6 +118,11 @@ export interface DriverDefinition {
   /** Lays out an empty image in an empty file. */
   create?(file: BlockNode, options: CreateOptions, environment: Environment): Co<void>;
   /**
+   * Tries the key that these options name, before an encrypted image is checked; does nothing where there is none to try.
+   * @throws {BlockError} as opening an encrypted image does without its key.
+   */
+  unlock?(file: BlockNode, options: OptionRecord, environment: Environment): Co<void>;
+  /**
    * Looks for what is wrong in an image that nothing has open, and repairs it as far as it is asked to; then the file
    * must be writable. A crash during a repair makes nothing worse than it was.
    * @throws {BlockError} when it is no image of this format, and what reading and writing the file may throw.

@@ -49,6 +49,16 @@ describe("options of an open qcow2 image", () => {
       expect(openQcow2(driver, { options: { "overlap-check": check } }).length).toBe(SIZE);
   });
 
+  it("name what is looked after in one of two ways, or in both alike", () => {
+    const header = run(readHeader(fileNode(newImage())));
+    const checks = (given: object): boolean => qcow2OpenOptions({ "overlap-check": given }, header).checks("active-l1");
+    expect(checks({ "": "none", template: "none", "active-l1": true })).toBe(true);
+    expect(checks({ "": "constant" })).toBe(true);
+    expect(() => checks({ "": "all", template: "none" })).toThrow(
+      "Conflicting values for qcow2 options 'overlap-check' ('all') and 'overlap-check.template' ('none')",
+    );
+  });
+
   it("divide one size of all caches", () => {
     const header = run(readHeader(fileNode(newImage())));
     const sizes = (options: Record<string, number>): unknown[] => {

@@ -2,13 +2,15 @@
 import { BlockError, type Co } from "@spindle/base";
 import type { BlockNode, CheckResult, Graph, OptionRecord, Repair } from "@spindle/block";
 import { checkFormat, namingFile, probeFormat } from "./open-image.ts";
-import { Session } from "./session.ts";
+import { type ImageAccess, Session } from "./session.ts";
 
 export interface CheckImageOptions {
   /** The image's format; found out by looking at its first bytes when absent. */
   readonly format?: string | undefined;
   /** Options as `blockdev-add` takes them; the file name is for people only then. */
   readonly options?: OptionRecord | undefined;
+  /** Passwords of encrypted images, by the ids with which options such as `encrypt.key-secret` name them. */
+  readonly secrets?: ImageAccess["secrets"];
   /** Reads and writes past the host's page cache. Default false. */
   readonly direct?: boolean;
   /**
@@ -30,23 +32,25 @@ export interface ImageCheck extends CheckResult {
 export class NoCheckError extends BlockError {}
 
 /**
- * Looks for what is wrong in one image, and opens nothing that it names. Nobody else may write it meanwhile.
+ * Looks for what is wrong in one image, and opens nothing that it names. Nobody else may write it meanwhile. One that is
+ * encrypted needs its key, though what is checked is not encrypted.
  * @throws {NoCheckError} for formats without a check; BlockError with `Could not open` when the file is no image that can
  *   be looked at, and with other messages when the check could not be done.
  */
 export async function checkImage(filename: string, options: CheckImageOptions = {}): Promise<ImageCheck> {
   options.signal?.throwIfAborted();
-  await using session = new Session();
-  return await session.run(check(session.graph, filename, options));
+  await using session = new Session({ secrets: options.secrets });
+  return await session.run(check(session, filename, options));
 }
 
-function* check(graph: Graph, filename: string, options: CheckImageOptions): Co<ImageCheck> {
+function* check({ graph, environment }: Session, filename: string, options: CheckImageOptions): Co<ImageCheck> {
   const { repair = "none", report = () => {}, options: given = {}, direct = false } = options;
   const told = (given["file"] ?? { driver: "file", filename }) as OptionRecord | string;
   const file = typeof told === "string" ? told : { cache: given["cache"] ?? { direct }, ...told };
   const format = yield* named(filename, findFormat(graph, file, options.format ?? (given["driver"] as string)));
   const definition = graph.registry.get(format);
   const node = yield* named(filename, openFile(graph, file, repair === "none"));
+  if (definition.unlock !== undefined) yield* named(filename, definition.unlock(node, given, environment));
   if (definition.check === undefined)
     throw new NoCheckError("ENOTSUP", "This image format does not support checks", { path: filename });
   const result = yield* definition.check(node, { repair, report });

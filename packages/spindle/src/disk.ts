@@ -136,7 +136,8 @@ export class Disk implements AsyncDisposable {
 
   /**
    * Keeps the disk as it is now. Other requests wait meanwhile.
-   * @throws {BlockError} ENOTSUP when the format keeps no snapshots, EINVAL when a cluster would have too many users.
+   * @throws {BlockError} ENOTSUP when the format keeps no snapshots, EINVAL when a cluster would have too many users, EBUSY
+   *   while a stream fills the disk.
    */
   async createSnapshot(name: string): Promise<void> {
     const now = Date.now();
@@ -146,14 +147,18 @@ export class Disk implements AsyncDisposable {
 
   /**
    * Makes the disk what it was, length and content.
-   * @throws {BlockError} ENOENT when no snapshot has this id, EBUSY when there are dirty bitmaps, which could not follow.
+   * @throws {BlockError} ENOENT when no snapshot has this id, EBUSY when there are dirty bitmaps, which could not follow, and
+   *   while a stream fills the disk.
    */
   async applySnapshot(id: string): Promise<void> {
     if (this.bitmaps().length > 0) throw new BlockError("EBUSY", "Device has active dirty bitmaps");
     await this.#changeSnapshots((snapshots) => snapshots.apply(id));
   }
 
-  /** Gives a snapshot up, and the space that nothing else uses. @throws {BlockError} ENOENT when none has this id. */
+  /**
+   * Gives a snapshot up, and the space that nothing else uses.
+   * @throws {BlockError} ENOENT when none has this id, EBUSY while a stream fills the disk.
+   */
   async removeSnapshot(id: string): Promise<void> {
     await this.#changeSnapshots((snapshots) => snapshots.remove(id));
   }
@@ -274,6 +279,7 @@ export class Disk implements AsyncDisposable {
     if (snapshots === undefined)
       throw new BlockError("ENOTSUP", `'${node.driver.name}' images keep no snapshots`, { node: node.name });
     if (node.readOnly) throw new BlockError("EROFS", "Block node is read-only", { node: node.name });
+    node.checkIdle();
     await this.#run(node.exclusively(() => change(snapshots)));
   }
 

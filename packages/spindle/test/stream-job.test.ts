@@ -77,6 +77,20 @@ describe("a stream job", () => {
     }
   });
 
+  it("has the disk's snapshots to itself, as in QEMU", async () => {
+    await using disk = await openTop();
+    await disk.createSnapshot("before");
+    const job = disk.stream({ speed: MiB });
+    await job.progress();
+    const busy = { code: "EBUSY", message: expect.stringContaining("block device is in use by block job: stream") };
+    await expect(disk.createSnapshot("during")).rejects.toMatchObject(busy);
+    await expect(disk.applySnapshot("1")).rejects.toMatchObject(busy);
+    await expect(disk.removeSnapshot("1")).rejects.toMatchObject(busy);
+    await job.setSpeed(0);
+    await job;
+    await disk.removeSnapshot("1");
+  });
+
   it("pauses, resumes and changes its speed", async () => {
     await using disk = await openTop();
     const job = disk.stream({ speed: MiB });

@@ -43,6 +43,9 @@ interface Tree {
   [key: string]: string | Tree;
 }
 
+/** The key of a value that a key has by itself, where others are below it: some options are a text or an object. */
+const OWN_VALUE = "";
+
 function buildTree(pairs: readonly (readonly [key: string, value: string])[]): Tree {
   const root = emptyTree();
   for (const [path, value] of pairs) {
@@ -50,14 +53,15 @@ function buildTree(pairs: readonly (readonly [key: string, value: string])[]): T
     const last = keys.pop() as string;
     let tree = root;
     for (const key of keys) {
-      const inner = tree[key] ?? emptyTree();
-      if (typeof inner === "string") throw new UsageError(`--blockdev: '${path}' is below '${key}', which has a value`);
+      const there = tree[key] ?? emptyTree();
+      const inner = typeof there === "string" ? Object.assign(emptyTree(), { [OWN_VALUE]: there }) : there;
       tree[key] = inner;
       tree = inner;
     }
-    if (last === "" || typeof tree[last] === "object")
-      throw new UsageError(`--blockdev: '${path}' cannot have a value`);
-    tree[last] = value;
+    if (last === OWN_VALUE) throw new UsageError(`--blockdev: '${path}' cannot have a value`);
+    const there = tree[last];
+    if (typeof there === "object") there[OWN_VALUE] = value;
+    else tree[last] = value;
   }
   return root;
 }
@@ -75,7 +79,10 @@ function typedNode(tree: Tree, registry: DriverRegistry): OptionRecord {
   const known: Readonly<Record<string, OptionType>> = { ...own, ...COMMON_OPTIONS };
   const nodes = [fileOption(definition ?? {}), "backing", "data-file"];
   const entries = Object.entries(tree).map(([key, value]): [string, unknown] => {
-    if (nodes.includes(key) && typeof value === "object") return [key, typedNode(value, registry)];
+    if (nodes.includes(key) && typeof value === "object") {
+      if (OWN_VALUE in value) throw hasOwnValue(key);
+      return [key, typedNode(value, registry)];
+    }
     if (key === "backing" && value === "") return [key, null];
     return [key, typedValue(key, value, Object.hasOwn(known, key) ? known[key] : undefined)];
   });
@@ -98,7 +105,7 @@ const SWITCHES: Readonly<Record<string, boolean>> = {
 };
 
 function typedValue(key: string, value: string | Tree, type: OptionType | undefined): unknown {
-  if (typeof value === "object") return guessed(value);
+  if (typeof value === "object") return guessed(key, value, type === "string or object");
   switch (type) {
     case "boolean":
       if (!Object.hasOwn(SWITCHES, value)) throw new UsageError(`Parameter '${key}' expects 'on' or 'off'`);
@@ -121,12 +128,18 @@ function sizeValue(key: string, text: string): number {
 }
 
 /** Values whose types no driver tells: lists where all keys are numbers, and numbers and switches where they look so. */
-function guessed(value: string | Tree): unknown {
+function guessed(path: string, value: string | Tree, mayHaveOwn = false): unknown {
   if (typeof value === "string") {
     if (/^\d+$/.test(value)) return Number(value);
     return Object.hasOwn(SWITCHES, value) ? SWITCHES[value] : value;
   }
-  const entries = Object.entries(value);
-  if (entries.every(([key], index) => key === String(index))) return entries.map(([, item]) => guessed(item));
-  return Object.fromEntries(entries.map(([key, item]) => [key, guessed(item)]));
+  if (OWN_VALUE in value && !mayHaveOwn) throw hasOwnValue(path);
+  const entries = Object.entries(value).map(([key, item]) => [key, guessed(`${path}.${key}`, item)] as const);
+  return entries.every(([key], index) => key === String(index))
+    ? entries.map(([, item]) => item)
+    : Object.fromEntries(entries);
+}
+
+function hasOwnValue(path: string): UsageError {
+  return new UsageError(`--blockdev: '${path}' has a value, and others are below it`);
 }

@@ -39,6 +39,16 @@ describe("--blockdev", () => {
     expect(parse("driver=qcow2,file=a,backing=")).toEqual({ driver: "qcow2", file: "a", backing: null });
   });
 
+  it("takes an option as a text and as an object at once only where it can be either", () => {
+    for (const text of [
+      "overlap-check=all,overlap-check.template=none",
+      "overlap-check.template=none,overlap-check=all",
+    ])
+      expect(parse(`driver=qcow2,${text}`)).toMatchObject({ "overlap-check": { "": "all", template: "none" } });
+    for (const text of ["encrypt=a,encrypt.format=luks", "encrypt.a.b=1,encrypt.a=2"])
+      expect(() => parse(`driver=qcow2,${text}`)).toThrow("has a value, and others are below it");
+  });
+
   it("leaves what it does not know for the driver to refuse", () => {
     expect(parse("driver=nonsense,x=1")).toEqual({ driver: "nonsense", x: "1" });
     expect(parse("driver=file,filename=7,__proto__.x=1")).toEqual({

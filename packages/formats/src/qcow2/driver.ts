@@ -24,7 +24,7 @@ import { dropBackingFile, renameBackingFile } from "./backing-link.ts";
 import { checkQcow2 } from "./check.ts";
 import { Corruption } from "./corruption.ts";
 import { createQcow2, preallocationOf, QCOW2_CREATE_OPTIONS } from "./create.ts";
-import { openEncryption } from "./encryption.ts";
+import { openEncryption, tryKey } from "./encryption.ts";
 import { encryptionToOpen } from "./encryption-options.ts";
 import {
   type CompressionType,
@@ -365,6 +365,7 @@ export const qcow2Format: DriverDefinition = {
   optionsToOpen: encryptionToOpen,
   createOptions: QCOW2_CREATE_OPTIONS,
   amendOptions: QCOW2_AMEND_OPTIONS,
+  unlock: tryKey,
   check: checkQcow2,
 };
 

@@ -114,8 +114,14 @@ function cacheSizes(
 function overlapChecks(options: Given): OverlapChecks {
   const given = options["overlap-check"];
   if (given === undefined) return ALL_CHECKS;
-  const { template = "all", ...classes } = typeof given === "string" ? { template: given } : (given as Given);
-  const name = String(template);
+  // As dotted keys it can be both a text and an object: the text is the value of the empty key then.
+  const { "": text, ...object } = typeof given === "string" ? { "": given } : (given as Given);
+  const { template, ...classes } = object;
+  if (text !== undefined && template !== undefined && text !== template)
+    throw invalid(
+      `Conflicting values for qcow2 options 'overlap-check' ('${text}') and 'overlap-check.template' ('${template}')`,
+    );
+  const name = String(text ?? template ?? "all");
   if (!Object.hasOwn(TEMPLATES, name))
     throw invalid(
       `Unsupported value '${name}' for qcow2 option 'overlap-check'. ` +

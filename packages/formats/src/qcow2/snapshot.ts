@@ -138,6 +138,7 @@ export class Qcow2Snapshots implements InternalSnapshots {
 
   *#apply(id: string): Co<void> {
     const { state, map, writeBack } = this.#parts;
+    this.#checkShareable();
     const entry = this.#find(id);
     const l1 = yield* this.#readL1(entry);
     yield* this.#settle();
@@ -175,12 +176,16 @@ export class Qcow2Snapshots implements InternalSnapshots {
 
   /** Afterwards the file is as memory is, and nothing waits to be given up. */
   *#settle(): Co<void> {
-    const { state, writeBack } = this.#parts;
-    if (state.hasDataFile)
-      throw new BlockError("ENOTSUP", "the clusters of a data file cannot be shared with snapshots");
+    const { writeBack } = this.#parts;
+    this.#checkShareable();
     yield* writeBack.flush();
     yield* writeBack.reclaimAll();
     yield* writeBack.flush();
+  }
+
+  #checkShareable(): void {
+    if (this.#parts.state.hasDataFile)
+      throw new BlockError("ENOTSUP", "the clusters of a data file cannot be shared with snapshots");
   }
 
   #find(id: string): SnapshotEntry {

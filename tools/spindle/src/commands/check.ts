@@ -31,8 +31,7 @@ export const check: Command = defineCommand({
   async run(values, [operand = ""]) {
     const { format, output, quiet, cache = "writeback" } = values;
     const repair = repairOption(values.repair);
-    // What is checked is not encrypted: the secrets are only looked at.
-    parseObjects(values.object);
+    const secrets = parseObjects(values.object);
     if (!CACHE_MODES.includes(cache)) throw new BlockError("EINVAL", `Invalid source cache option: ${cache}`);
     if (values["force-share"] && repair !== "none")
       throw new BlockError(
@@ -48,7 +47,7 @@ export const check: Command = defineCommand({
       };
       const found = await checkAndDoubleCheck(
         filename,
-        { format, options, direct, repair, report },
+        { format, options, secrets, direct, repair, report },
         output === "json" ? undefined : say,
       );
       say(output === "json" ? jsonCheck(filename, found) : humanCheck(found));

@@ -81,11 +81,13 @@ async function removeOne(disk: Disk, wanted: string): Promise<void> {
 
 function failure(error: unknown, before: string): unknown {
   if (!isBlockError(error)) return error;
-  const reason =
-    error.code === "ENOTSUP"
-      ? "Block driver does not support snapshots"
-      : error.code === "ENOENT"
-        ? `Failed to load snapshot: ${errnoText("ENOENT")}`
-        : error.message;
+  // The format has none when the error names the node; otherwise this image can have none.
+  const isOfFormat = error.code === "ENOTSUP" && error.context.node !== undefined;
+  const isOfImage = error.code === "ENOENT" || error.code === "ENOTSUP";
+  const reason = isOfFormat
+    ? "Block driver does not support snapshots"
+    : isOfImage
+      ? `Failed to load snapshot: ${errnoText(error.code)}`
+      : error.message;
   return new BlockError(error.code, `${before}${reason}`, error.context, error);
 }
