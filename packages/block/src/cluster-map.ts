@@ -77,6 +77,8 @@ export interface ClusterMap {
   zero(guestOffset: number, length: number, mayUnmap: boolean): Co<boolean>;
   /** Gives the space of whole clusters back; they read as zeros afterwards, also above a backing file, or as before. */
   discard(guestOffset: number, length: number): Co<void>;
+  /** Whether much of what has a place in the file has no space of the host there: the file knows more of what is zeros then. */
+  hasFileHoles?(): Co<boolean>;
   /** Reads part of the one compressed cluster at `offset`; the vector does not cross the cluster's end. */
   readCompressed(offset: number, vector: IoVector): Co<void>;
   /** Writes metadata in crash-safe order, and makes it and all data written before durable. */

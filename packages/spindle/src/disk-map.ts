@@ -48,12 +48,25 @@ export function* mapExtentAt(layers: readonly NamedLayer[], start: number, lengt
     const extent: Extent = yield* node.blockStatus(start, Math.min(run, node.length - start));
     run = extent.length;
     const below = layers[depth + 1]?.node;
-    if (extent.allocated) return presentExtent(node, filename, { start, depth }, extent);
+    if (extent.allocated) return presentExtent(node, filename, { start, depth }, yield* withFileHoles(node, extent));
     // Beyond the end of a shorter image below there are zeros that this one defines.
     if (below === undefined || start >= below.length)
       return { ...NOWHERE, start, length: run, depth, ...placeOf(extent.hostOffset, filename) };
     run = Math.min(run, below.length - start);
   }
+}
+
+/** The beginning of a run of data, and whether it is a hole of the file, in images of which much is. */
+function* withFileHoles(node: BlockNode, extent: Extent): Co<Extent> {
+  const { data, hostOffset, file, length } = extent;
+  if (!data || hostOffset === undefined || file === undefined) return extent;
+  const { clusters } = node.driver;
+  if (clusters?.hasFileHoles === undefined || !(yield* clusters.hasFileHoles())) return extent;
+  const present = Math.min(length, file.length - hostOffset);
+  if (present <= 0) return { ...extent, zero: true };
+  const below = yield* file.blockStatus(hostOffset, present);
+  const reachesEnd = hostOffset + below.length === file.length;
+  return { ...extent, zero: below.zero, length: below.zero && reachesEnd ? length : below.length };
 }
 
 function presentExtent(

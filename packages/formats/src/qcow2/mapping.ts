@@ -8,6 +8,7 @@ import { CompressedReader, CompressedWriter } from "./compress.ts";
 import type { Corruption } from "./corruption.ts";
 import { EntryChanges } from "./entry-changes.ts";
 import { type Entry, NO_CLUSTER, UNALLOCATED } from "./entry-layout.ts";
+import { hasFileHoles } from "./file-holes.ts";
 import type { ImageState } from "./image-state.ts";
 import type { CompressedPlace } from "./l2-entry.ts";
 import { L2Tables } from "./l2-tables.ts";
@@ -26,6 +27,8 @@ export class Qcow2ClusterMap implements ClusterMap {
   readonly #compressed: CompressedReader;
   readonly #compressor: CompressedWriter;
   readonly #corruption: Corruption;
+  /** Found out once, as in QEMU. */
+  #hasFileHoles: boolean | undefined;
 
   constructor(state: ImageState, writeBack: WriteBack, corruption: Corruption) {
     this.clusterSize = state.clusterSize;
@@ -307,6 +310,11 @@ export class Qcow2ClusterMap implements ClusterMap {
   forgetCompressed(): void {
     this.#compressed.forget();
     this.#compressor.forget();
+  }
+
+  *hasFileHoles(): Co<boolean> {
+    this.#hasFileHoles ??= yield* hasFileHoles(this.#state);
+    return this.#hasFileHoles;
   }
 
   flush(): Co<void> {
