@@ -1,6 +1,7 @@
 /** `open`, `close` and `reopen`. */
 import { type ImageName, imageFilename, imageOptions } from "../image-name.ts";
 import { parsePairs } from "../key-value.ts";
+import type { OptionPairs } from "../place-filename.ts";
 import { CommandFailure, CommandMisuse, type ImageCommand, type ShellCommand } from "./io-command.ts";
 import type { IoImage } from "./io-image.ts";
 import { cacheMode, checkAioMode, DEFAULT_MODE, discardMode, type OpenMode } from "./open-mode.ts";
@@ -76,9 +77,21 @@ export const close: ImageCommand = {
   run: ({ shell }) => shell.close(),
 };
 
-/** Whether an option says all that another one said: `overlap-check` does for `overlap-check.template`, and the other way. */
-function replaces(key: string, other: string): boolean {
-  return key === other || key.startsWith(`${other}.`) || other.startsWith(`${key}.`);
+const TOTAL_CACHE = "cache-size";
+const PART_CACHES: readonly string[] = ["l2-cache-size", "refcount-cache-size"];
+
+/** Whether an option says all that an older one said: a new template of overlap checks, a new size of all caches. */
+function replaces(key: string, older: string): boolean {
+  if (key === "overlap-check" || key === "overlap-check.template") return older.startsWith("overlap-check");
+  return key === older || (key === TOTAL_CACHE && PART_CACHES.includes(older));
+}
+
+/** The options that were told before, as far as those that are told now leave them. */
+function joinOptions(before: OptionPairs, now: OptionPairs): OptionPairs {
+  const joined = [...before.filter(([older]) => !now.some(([key]) => replaces(key, older))), ...now];
+  const isTold = (pairs: OptionPairs, name: string): boolean => pairs.some(([key]) => key === name);
+  const dropsTotal = !isTold(now, TOTAL_CACHE) && PART_CACHES.every((part) => isTold(joined, part));
+  return dropsTotal ? joined.filter(([key]) => key !== TOTAL_CACHE) : joined;
 }
 
 /** What `reopen` is asked to change. */
@@ -104,9 +117,7 @@ export const reopen: ImageCommand = {
     const change = requestedChange(image, options);
     if (operands.length > 0) throw new CommandMisuse();
     const { filename, pairs } = image.name;
-    const changed = change.pairs.map(([key]) => key);
-    const kept = pairs.filter(([key]) => !changed.some((other) => replaces(other, key)));
-    await shell.reopen({ filename, pairs: [...kept, ...change.pairs] }, change.mode);
+    await shell.reopen({ filename, pairs: joinOptions(pairs, change.pairs) }, change.mode);
   },
 };
 
