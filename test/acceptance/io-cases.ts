@@ -322,17 +322,11 @@ export const CASES: readonly Case[] = [
   [
     "joins options that are told one after the other",
     "disk.qcow2",
-    "reopen -o overlap-check=constant",
-    "reopen -o overlap-check.active-l2=on",
-    "reopen -o overlap-check.template=all",
-    "reopen -o overlap-check=none,overlap-check.main-header=on",
-    "reopen -o overlap-check=constant,overlap-check.template=all",
-    "reopen -o overlap-check=constant,overlap-check.template=constant",
-    "reopen -o cache-size=1M",
-    "reopen -o l2-cache-size=512k",
-    "reopen -o refcount-cache-size=128k",
-    "reopen -o cache-size=64k",
-    "reopen -o cache-size=1M,l2-cache-size=64k,refcount-cache-size=64k",
+    ...["constant", "none,overlap-check.main-header=on"].map((value) => `reopen -o overlap-check=${value}`),
+    ...["active-l2=on", "template=all"].map((option) => `reopen -o overlap-check.${option}`),
+    ...["cache-size=1M", "l2-cache-size=512k", "refcount-cache-size=128k", "cache-size=64k"].map(
+      (option) => `reopen -o ${option}`,
+    ),
     "write -q 0 64k",
   ],
   [

@@ -3,12 +3,10 @@
  * into lists. There every value is a text; it becomes what the driver's option wants.
  */
 
-import { BlockError, parseSize } from "@spindle/base";
+import { parseSize } from "@spindle/base";
 import { COMMON_OPTIONS, type DriverRegistry, fileOption, type OptionRecord, type OptionType } from "@spindle/block";
 import { UsageError } from "./command.ts";
 import { parsePairs } from "./key-value.ts";
-
-type OptionPair = readonly [key: string, value: string];
 
 /** @returns options as `blockdev-add` takes them. @throws {UsageError} when the text is neither. */
 export function parseBlockdev(text: string, registry: DriverRegistry): OptionRecord {
@@ -17,22 +15,11 @@ export function parseBlockdev(text: string, registry: DriverRegistry): OptionRec
 }
 
 /** Options from dotted keys and texts. @throws {UsageError} when a key contradicts another, or a value its type. */
-export function nodeOptions(pairs: readonly OptionPair[], registry: DriverRegistry): OptionRecord {
-  return typedNode(buildTree(pairs.map((pair) => spelledOut(pair, pairs))), registry);
-}
-
-const OVERLAP_CHECK = "overlap-check";
-
-/** `overlap-check` is short for the template of a group of options, which may stand beside it. */
-function spelledOut([key, value]: OptionPair, pairs: readonly OptionPair[]): OptionPair {
-  if (key !== OVERLAP_CHECK || !pairs.some(([other]) => other.startsWith(`${OVERLAP_CHECK}.`))) return [key, value];
-  const long = `${OVERLAP_CHECK}.template`;
-  const template = pairs.findLast(([other]) => other === long)?.[1] ?? value;
-  if (template === value) return [long, value];
-  throw new BlockError(
-    "EINVAL",
-    `Conflicting values for qcow2 options '${OVERLAP_CHECK}' ('${value}') and '${long}' ('${template}')`,
-  );
+export function nodeOptions(
+  pairs: readonly (readonly [key: string, value: string])[],
+  registry: DriverRegistry,
+): OptionRecord {
+  return typedNode(buildTree(pairs), registry);
 }
 
 /** The inverse, for options that were written as JSON, in which keys may be dotted too. */
