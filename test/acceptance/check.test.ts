@@ -30,6 +30,10 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("check, as qemu-i
     change("flags.qcow2", "good.qcow2", [0x30000, 0]);
     change("unaligned.qcow2", "good.qcow2", [0x10006, 0x0100]);
     change("marked.qcow2", "good.qcow2", [78, 2]);
+    img("create", "-f", "qcow2", "bitmap.qcow2", "1M");
+    img("bitmap", "--add", "bitmap.qcow2", "b0");
+    // As a program leaves it that does not know of bitmaps.
+    change("stale.qcow2", "bitmap.qcow2", [94, 0]);
   });
   afterAll(() => scratch[Symbol.dispose]());
 
@@ -43,6 +47,8 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("check, as qemu-i
       ["old.qcow2"],
       ["-f", "qcow2", "--output=json", "good.qcow2"],
       ["-q", "good.qcow2"],
+      ["stale.qcow2"],
+      ["--output=json", "stale.qcow2"],
       ["-q", "--output=json", "leaks.qcow2"],
       ["-T", "none", "-U", "good.qcow2"],
       ["-T", "nonsense", "good.qcow2"],
@@ -64,6 +70,12 @@ describe.skipIf(qemuImg === undefined || qemuIo === undefined)("check, as qemu-i
     // Where something is wrong with the command line or the file, both say so, in words of their own.
     if (theirs.code === 1) expect(ours.stderr).toMatch(/^qemu-img: .*\n(Try .*\n)?$/);
     else expect(ours.stderr).toBe(theirs.stderr);
+  });
+
+  test.each(["info", "map", "measure -O raw", "snapshot -l"])("%s warns of stale bitmaps", async (line) => {
+    const words = [...line.split(" "), "stale.qcow2"];
+    const ours = await spindle(["--as", "qemu-img", ...words], { cwd: scratch.folder });
+    expect(ours).toMatchObject(await run([qemuImg as string, ...words], { cwd: scratch.folder }));
   });
 
   test.each(DAMAGED.flatMap((name) => [[name, "leaks"] as const, [name, "all"] as const]))(

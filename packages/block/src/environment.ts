@@ -55,4 +55,9 @@ export interface Environment {
   readonly cryptography?: Cryptography;
   /** Absent where nobody can give any. */
   readonly secrets?: SecretStore;
+  /**
+   * Tells the user what is no error, in QEMU's words; absent where nobody listens.
+   * @param hint what can be done
+   */
+  readonly warn?: (sentence: string, hint: string) => void;
 }

@@ -118,10 +118,10 @@ export interface DriverDefinition {
   /** Lays out an empty image in an empty file. */
   create?(file: BlockNode, options: CreateOptions, environment: Environment): Co<void>;
   /**
-   * Tries the key that these options name, before an encrypted image is checked; does nothing where there is none to try.
+   * What opening an image does before a check and is no part of it: tries the key of an encrypted image, and warns.
    * @throws {BlockError} as opening an encrypted image does without its key.
    */
-  unlock?(file: BlockNode, options: OptionRecord, environment: Environment): Co<void>;
+  prepareCheck?(file: BlockNode, options: OptionRecord, environment: Environment): Co<void>;
   /**
    * Looks for what is wrong in an image that nothing has open, and repairs it as far as it is asked to; then the file
    * must be writable. A crash during a repair makes nothing worse than it was.

@@ -11,6 +11,7 @@ export interface CheckImageOptions {
   readonly options?: OptionRecord | undefined;
   /** Passwords of encrypted images, by the ids with which options such as `encrypt.key-secret` name them. */
   readonly secrets?: ImageAccess["secrets"];
+  readonly warn?: ImageAccess["warn"];
   /** Reads and writes past the host's page cache. Default false. */
   readonly direct?: boolean;
   /**
@@ -39,7 +40,7 @@ export class NoCheckError extends BlockError {}
  */
 export async function checkImage(filename: string, options: CheckImageOptions = {}): Promise<ImageCheck> {
   options.signal?.throwIfAborted();
-  await using session = new Session({ secrets: options.secrets });
+  await using session = new Session({ secrets: options.secrets, warn: options.warn });
   return await session.run(check(session, filename, options));
 }
 
@@ -50,7 +51,7 @@ function* check({ graph, environment }: Session, filename: string, options: Chec
   const format = yield* named(filename, findFormat(graph, file, options.format ?? (given["driver"] as string)));
   const definition = graph.registry.get(format);
   const node = yield* named(filename, openFile(graph, file, repair === "none"));
-  if (definition.unlock !== undefined) yield* named(filename, definition.unlock(node, given, environment));
+  if (definition.prepareCheck !== undefined) yield* named(filename, definition.prepareCheck(node, given, environment));
   if (definition.check === undefined)
     throw new NoCheckError("ENOTSUP", "This image format does not support checks", { path: filename });
   const result = yield* definition.check(node, { repair, report });

@@ -85,7 +85,11 @@ export async function convertImage(
   const name: ImageName = typeof target === "string" ? { filename: target, format: options.format } : target;
   // The backing file is one that the caller has named.
   const named = backing === undefined ? [] : [dirname(resolve(dirname(name.filename), backing.filename))];
-  await using session = new Session({ secrets: options.secrets, allowBacking: [...allowBacking, ...named] });
+  await using session = new Session({
+    secrets: options.secrets,
+    warn: options.warn,
+    allowBacking: [...allowBacking, ...named],
+  });
   const names = Array.isArray(sources) ? (sources as readonly ImageName[]) : [sources as ImageName];
   try {
     return await session.run(convertIn(session, names, name, options));

@@ -14,13 +14,15 @@ import { driverRegistry } from "./driver-registry.ts";
 export type Secrets = Readonly<Record<string, string | Uint8Array>>;
 
 /** What the functions of the library take for every image that they open. */
-export type ImageAccess = Pick<SessionOptions, "allowBacking" | "secrets">;
+export type ImageAccess = Pick<SessionOptions, "allowBacking" | "secrets" | "warn">;
 
 export interface SessionOptions {
   /** Folders in which, or below which, images may have backing files beside their own folder. */
   readonly allowBacking?: readonly string[];
   /** Passwords of encrypted images, by the ids with which options such as `encrypt.key-secret` name them. */
   readonly secrets?: SecretStore | Secrets | undefined;
+  /** Takes what is to be told of an image that is no error, and what can be done. */
+  readonly warn?: Environment["warn"] | undefined;
   /** Copy workers of each stream job, unless the job says otherwise; 2 when absent. */
   readonly workers?: number;
 }
@@ -48,7 +50,9 @@ export class Session implements AsyncDisposable {
     this.threads = ThreadTable.create();
     const thread = new ThreadTable(this.threads, (descriptor) => sharingCalls().signal(descriptor)).attach();
     this.thread = thread;
-    this.environment = nodeEnvironment(secretStore(options.secrets));
+    const { warn } = options;
+    const environment = nodeEnvironment(secretStore(options.secrets));
+    this.environment = warn === undefined ? environment : { ...environment, warn };
     eventLoop ??= nodeEventLoop();
     const runner = new AsyncRunner(eventLoop, thread);
     this.runner = runner;

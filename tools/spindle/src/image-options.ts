@@ -1,5 +1,6 @@
 /** Options that several commands take. */
 import type { ImageAccess } from "spindle";
+import { complain, printError } from "./output.ts";
 import { parseObjects } from "./secret-objects.ts";
 
 export const FORMAT = {
@@ -39,7 +40,13 @@ export function accessOf(values: {
   readonly "allow-backing": readonly string[];
   readonly object: readonly string[];
 }): ImageAccess {
-  return { allowBacking: values["allow-backing"], secrets: parseObjects(values.object) };
+  return { allowBacking: values["allow-backing"], secrets: parseObjects(values.object), warn: warnOfImage };
+}
+
+/** What can be done stands at the end of a line, as qemu-img leaves it. */
+export function warnOfImage(sentence: string, hint: string): void {
+  complain(`warning: ${sentence}`);
+  printError(hint);
 }
 
 export const IMAGE_OPTS = { help: "the images are not file names but KEY=VALUE,... as for --blockdev" } as const;

@@ -151,7 +151,7 @@ export const luksFormat: DriverDefinition = {
   open: openLuks,
   measure: measureLuks,
   createOptions: [...LUKS_CREATE_OPTIONS, KEY_SECRET, "preallocation", ...FILE_CREATE_OPTIONS],
-  *unlock(file, options, environment) {
+  *prepareCheck(file, options, environment) {
     const password = (): Uint8Array => passwordOf(environment, KEY_SECRET, options[KEY_SECRET] as string | undefined);
     yield* openVolume({ file, offset: 0 }, password, environment);
   },

@@ -24,7 +24,7 @@ import { dropBackingFile, renameBackingFile } from "./backing-link.ts";
 import { checkQcow2 } from "./check.ts";
 import { Corruption } from "./corruption.ts";
 import { createQcow2, preallocationOf, QCOW2_CREATE_OPTIONS } from "./create.ts";
-import { openEncryption, tryKey } from "./encryption.ts";
+import { openEncryption } from "./encryption.ts";
 import { encryptionToOpen } from "./encryption-options.ts";
 import {
   type CompressionType,
@@ -46,6 +46,7 @@ import { QCOW2_OPEN_OPTIONS } from "./open-options.ts";
 import { openState } from "./open-state.ts";
 import { PersistentBitmaps } from "./persistent-bitmaps.ts";
 import { preallocateClusters } from "./preallocate.ts";
+import { prepareCheck } from "./prepare-check.ts";
 import { readHeader } from "./read-header.ts";
 import { emptyImage, growL1, resizeImage } from "./resize.ts";
 import { Qcow2Snapshots, type SnapshotParts } from "./snapshot.ts";
@@ -365,7 +366,7 @@ export const qcow2Format: DriverDefinition = {
   optionsToOpen: encryptionToOpen,
   createOptions: QCOW2_CREATE_OPTIONS,
   amendOptions: QCOW2_AMEND_OPTIONS,
-  unlock: tryKey,
+  prepareCheck,
   check: checkQcow2,
 };
 

@@ -14,7 +14,6 @@ import { cryptographyOf, passwordOf } from "../luks/secret.ts";
 import { SectorCipher } from "../luks/sector-cipher.ts";
 import { openVolume } from "../luks/volume.ts";
 import type { Qcow2Header } from "./header.ts";
-import { readHeader } from "./read-header.ts";
 
 export const CRYPT_NONE = 0;
 export const CRYPT_AES = 1;
@@ -100,12 +99,6 @@ export function* openEncryption(
   const place = { file: request.children.file as BlockNode, offset: header.cryptoHeader.offset };
   const volume = yield* openVolume(place, withoutData === true ? null : password, environment);
   return new Encryption(method, volume.header, volume.cipher, keySecret);
-}
-
-/** Opens the encryption of an image that is to be checked, and nothing else of it. */
-export function* tryKey(file: BlockNode, options: OptionRecord, environment: Environment): Co<void> {
-  // What is wrong with the rest of the header is told by the check.
-  yield* openEncryption({ options, environment, children: { file, backing: null } }, yield* readHeader(file, true));
 }
 
 /** The password itself is the key, cut or filled up with zeros; a wrong one shows noise. */

@@ -9,7 +9,14 @@
  * A crash before step 2 leaves bitmaps in use, which are not relied on any more; behind it, leaked clusters at worst.
  */
 import { BlockError, type Co, encodeUtf8 } from "@spindle/base";
-import { type BitmapStorage, DirtyBitmap, DirtyBitmaps, IoVector, type StoredBits } from "@spindle/block";
+import {
+  type BitmapStorage,
+  DirtyBitmap,
+  DirtyBitmaps,
+  type Environment,
+  IoVector,
+  type StoredBits,
+} from "@spindle/block";
 import type { ClusterRun } from "./allocate.ts";
 import {
   ALL_ONES,
@@ -67,6 +74,7 @@ export class PersistentBitmaps implements BitmapStorage {
   /** Reads the directory and the tables. @throws {BlockError} EINVAL when they cannot be true, EFBIG for too much of them. */
   static *open(state: ImageState, writeBack: WriteBack, nodeName: string): Co<PersistentBitmaps> {
     const { header, file, clusterSize } = state;
+    warnOfStaleBitmaps(header, state.environment);
     const stored = new Map<DirtyBitmap, StoredBitmap>();
     const place = placeIn(header);
     if (place === null) return new PersistentBitmaps(state, writeBack, nodeName, stored);
@@ -259,6 +267,18 @@ export class PersistentBitmaps implements BitmapStorage {
     for (let at = run.index; at < run.index + run.count; at++) this.#state.metadata.delete(at);
     return run;
   }
+}
+
+/** Another program, which does not know of bitmaps, has written the image. */
+export function warnOfStaleBitmaps(header: Qcow2Header, { warn }: Environment): void {
+  if (header.bitmapExtension === null || placeIn(header) !== null) return;
+  warn?.(
+    header.version < 3
+      ? "This qcow2 v2 image contains bitmaps, but they may have been modified by a program without persistent bitmap " +
+          "support; so now they must all be considered inconsistent"
+      : "a program lacking bitmap support modified this file, so all bitmaps are now considered inconsistent",
+    "Some clusters may be leaked, run 'qemu-img check -r' on the image file to fix.",
+  );
 }
 
 /** Where the directory stands, while the header says that it holds. */

@@ -5,7 +5,7 @@ import { type CheckImageOptions, checkImage, type ImageCheck, NoCheckError } fro
 import { type Command, defineCommand, UsageError } from "../command.ts";
 import { EXIT_CHECK_CORRUPT, EXIT_CHECK_LEAKS, EXIT_CHECK_UNSUPPORTED, EXIT_FAILURE, EXIT_OK } from "../exit-codes.ts";
 import { operandImage } from "../image-name.ts";
-import { FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT } from "../image-options.ts";
+import { FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, warnOfImage } from "../image-options.ts";
 import { complain, print, printError } from "../output.ts";
 import { prettyJson } from "../pretty-json.ts";
 import { parseObjects } from "../secret-objects.ts";
@@ -47,7 +47,7 @@ export const check: Command = defineCommand({
       };
       const found = await checkAndDoubleCheck(
         filename,
-        { format, options, secrets, direct, repair, report },
+        { format, options, secrets, direct, repair, report, warn: warnOfImage },
         output === "json" ? undefined : say,
       );
       say(output === "json" ? jsonCheck(filename, found) : humanCheck(found));
@@ -85,7 +85,11 @@ async function checkAndDoubleCheck(
     `The following inconsistencies were found and repaired:\n\n    ${leaksFixed} leaked clusters\n` +
       `    ${corruptionsFixed} corruptions\n\nDouble checking the fixed image now...\n`,
   );
-  return { ...(await checkImage(filename, { ...request, repair: "none" })), corruptionsFixed, leaksFixed };
+  return {
+    ...(await checkImage(filename, { ...request, repair: "none", warn: undefined })),
+    corruptionsFixed,
+    leaksFixed,
+  };
 }
 
 function exitCode({ checkErrors, corruptions, leaks }: ImageCheck): number {
