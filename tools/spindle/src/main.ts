@@ -6,7 +6,6 @@ process.on("uncaughtException", (error) => process.exit(reportFailure(error)));
 process.on("unhandledRejection", (reason) => process.exit(reportFailure(reason)));
 
 void runCommandLine(takeProgramName(process.argv)).then((code) => {
+  // Not process.exit(), which would be sooner: it waits for V8's threads, of which one that compiles may wait for this one.
   process.exitCode = code;
-  // Nothing goes on any more when this is called. Node would take its whole heap apart before it ends.
-  process.on("exit", () => process.exit());
 });
