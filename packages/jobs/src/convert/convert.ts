@@ -25,7 +25,7 @@ import { JoinedSource } from "./joined-source.ts";
 import { sparseRuns } from "./sparse-runs.ts";
 import { type Write, WriteOrder } from "./write-order.ts";
 
-/** Bytes of one read, and of one write where nothing is zeros. */
+/** Bytes of one read, and of one write where nothing is zeros; as in QEMU, because runs of zeros are counted inside of them. */
 const PIECE_BYTES: number = 2 * MiB;
 /** The same for compressed targets: short enough for every thread to have one. */
 const COMPRESSED_PIECE_BYTES: number = 512 * KiB;
