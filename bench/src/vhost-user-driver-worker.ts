@@ -5,8 +5,9 @@
 import { parentPort } from "node:worker_threads";
 import { SeededRandom } from "@spindle/base";
 import { FrontEnd } from "@spindle/vhost-user";
-import { type GuestQueue, VIRTIO_BLK_S_OK, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from "@spindle/virtio-blk";
+import { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from "@spindle/virtio-blk";
 import { LatencyHistogram } from "@spindle/workload";
+import { TimedQueue } from "./timed-queue.ts";
 import type { DriverReport, DriverWork } from "./vhost-user-protocol.ts";
 
 /** A back end that has gone wakes nobody. */
@@ -16,18 +17,12 @@ const PATIENCE_MS = 10_000;
 /** So many buffers are there at least as requests are in flight. */
 const QUEUE_SIZE = 128;
 
-interface Ring {
-  readonly queue: GuestQueue;
-  readonly startedMs: Float64Array;
-  readonly inFlight: number[];
-}
-
 class Driver implements Disposable {
   readonly #work: DriverWork;
   readonly #type: number;
   readonly #random: SeededRandom = new SeededRandom(1);
   readonly #frontEnd: FrontEnd;
-  readonly #rings: readonly Ring[];
+  readonly #queues: readonly TimedQueue[];
   /** The last request, in units of requests. */
   #last = -1;
   #latency: LatencyHistogram = new LatencyHistogram(LatencyHistogram.allocate());
@@ -37,10 +32,10 @@ class Driver implements Disposable {
     this.#type = work.operation === "read" ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT;
     const { path, queues, requestBytes } = work;
     this.#frontEnd = new FrontEnd(path, { queues, queueSize: QUEUE_SIZE, dataBytes: requestBytes });
-    this.#rings = Array.from({ length: queues }, (_, index) => {
-      const queue = this.#frontEnd.queue(index, !work.polled);
-      return { queue, startedMs: new Float64Array(queue.depth), inFlight: [] };
-    });
+    this.#queues = Array.from(
+      { length: queues },
+      (_, index) => new TimedQueue(this.#frontEnd.queue(index, !work.polled)),
+    );
   }
 
   measure(): DriverReport {
@@ -63,40 +58,25 @@ class Driver implements Disposable {
 
   #run(durationMs: number): void {
     const endMs = performance.now() + durationMs;
-    for (let more = true; more || this.#rings.some(({ inFlight }) => inFlight.length > 0); ) {
+    for (let more = true; more || this.#queues.some(({ inFlight }) => inFlight > 0); ) {
       more = performance.now() < endMs;
       let collected = 0;
-      for (const ring of this.#rings) {
-        while (more && ring.inFlight.length < this.#work.depth) this.#submit(ring);
-        ring.queue.commit();
-        collected += ring.queue.collect();
+      for (const timed of this.#queues) {
+        while (more && timed.inFlight < this.#work.depth) this.#submit(timed);
+        timed.queue.commit();
+        collected += timed.queue.collect();
       }
-      if (collected > 0) for (const ring of this.#rings) this.#reap(ring);
+      if (collected > 0) for (const timed of this.#queues) timed.reap(this.#latency);
       else if (!this.#work.polled) this.#frontEnd.awaitInterrupt(WAIT_MS);
       if (performance.now() > endMs + PATIENCE_MS) throw new Error("the back end does not answer");
     }
   }
 
-  #submit({ queue, startedMs, inFlight }: Ring): void {
+  #submit(timed: TimedQueue): void {
     const { sequential, workingSet, requestBytes } = this.#work;
     const requests = workingSet / requestBytes;
     this.#last = sequential ? (this.#last + 1) % requests : this.#random.below(requests);
-    const slot = queue.submit({ type: this.#type, offset: this.#last * requestBytes, length: requestBytes });
-    startedMs[slot] = performance.now();
-    inFlight.push(slot);
-  }
-
-  #reap({ queue, startedMs, inFlight }: Ring): void {
-    const nowMs = performance.now();
-    for (let at = inFlight.length - 1; at >= 0; at--) {
-      const slot = inFlight[at] as number;
-      if (!queue.ended(slot)) continue;
-      const status = queue.finish(slot);
-      if (status !== VIRTIO_BLK_S_OK) throw new Error(`a request ended with status ${status}`);
-      this.#latency.add(nowMs - (startedMs[slot] as number));
-      inFlight[at] = inFlight.at(-1) as number;
-      inFlight.pop();
-    }
+    timed.submit({ type: this.#type, offset: this.#last * requestBytes, length: requestBytes });
   }
 }
 
