@@ -48,18 +48,14 @@ export class Encryption implements ClusterCipher {
     return writeEncrypted(this.#opened(), file, this.#numbered(place), vector);
   }
 
-  /**
-   * Adds or erases passwords, as `amendKeySlots` does.
-   * @throws {BlockError} EINVAL when the image has no slots for them.
-   */
+  /** Adds or erases passwords of an image with LUKS, as `amendKeySlots` does. */
   *amend(
     file: BlockNode,
     { cryptoHeader }: Qcow2Header,
     options: Readonly<Record<string, string>>,
     { environment, force }: { readonly environment: Environment; readonly force: boolean },
   ): Co<void> {
-    if (this.#luks === null || cryptoHeader === null)
-      throw new BlockError("EINVAL", "Only LUKS encryption options can be amended");
+    assert(this.#luks !== null && cryptoHeader !== null, "passwords of other images are refused before");
     const place = { file, offset: cryptoHeader.offset };
     const volume = { ...place, header: this.#luks, environment, keySecret: this.#keySecret, keyOption: KEY_OPTION };
     this.#luks = yield* amendKeySlots(volume, options, { prefix: "encrypt.", force });
