@@ -53,8 +53,9 @@ export const cachedDescriptorIo: DescriptorIo = {
     if (count === undefined) neverWaiting.add(fd);
     yield* descriptorIo.read(fd, offset, vector);
   },
+  // The kernel writes to a file with one thread at a time: to be beside others gains a write nothing.
   write: (fd, offset, vector) =>
-    (vector.length >= LARGE_BYTES ? memoryDescriptorIo : blockingDescriptorIo).write(fd, offset, vector),
+    (vector.length >= LARGE_BYTES ? descriptorIo : blockingDescriptorIo).write(fd, offset, vector),
 };
 
 function* whole(transfer: FileTransfer, offset: number, vector: IoVector): Co<void> {
